@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,6 +36,12 @@ def match(pattern: str, full_name: str) -> bool:
     }
     # A group's own name holds brackets, which a glob would read as a character class.
     return pattern in candidates or any(fnmatchcase(c, pattern) for c in candidates if c)
+
+
+def longest_suffix(path: str, names: Container[str]) -> str | None:
+    """The longest tail of a path that is one of `names`, e.g. `b/c` of `1/b/c`."""
+    parts = path.split("/")
+    return next((s for i in range(len(parts)) if (s := "/".join(parts[i:])) in names), None)
 
 
 def select(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -1,0 +1,284 @@
+"""Walks a jaxpr once, applies the rule of each primitive, and records what it found.
+
+The result is a `Block`: the jaxpr with the labels of every value, which the interpretations
+(`interpret.py`) run and from which `groups.py` reads the coupled channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+from jax.interpreters import partial_eval
+
+from jaxprune.graph.labels import PLAIN, Channels, Ids, Labels
+from jaxprune.graph.rules import Equation, Read, Relation, rule_for
+from jaxprune.graph.source import Reason
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one contraction, and the elements that it writes, as factors."""
+
+    name: str
+    macs: tuple[int | Ids, ...]
+    elements: tuple[int | Ids, ...]
+
+
+@dataclass
+class Node:
+    """One equation: its relation, the read that is masked, and the blocks of a call's bodies."""
+
+    eqn: Any
+    relation: Relation
+    read: Read | None = None
+    inner: tuple[Block, ...] = ()
+    kernels: tuple[int, ...] = ()
+    kernel: str | None = None
+    rescaled: bool = False
+    zero_tangents: tuple[bool, ...] = ()
+
+
+@dataclass
+class Block:
+    """An analysed jaxpr: labels of its values, one node an equation, labels of its results."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    ins: tuple[Labels, ...]
+    labels: dict[Any, Labels] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    outs: tuple[Labels, ...] = ()
+
+    def has_reads(self) -> bool:
+        """Whether channels are read anywhere inside."""
+        return any(n.read is not None or any(b.has_reads() for b in n.inner) for n in self.nodes)
+
+    def found(self, atom: Any) -> Labels:
+        """The labels of a value of this block."""
+        return PLAIN if isinstance(atom, Literal) else self.labels[atom]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value besides its labels.
+
+    Attributes:
+      labels: its channel ids.
+      source: the first variable that it comes from, where it depends on variables alone.
+      constant: whether it depends on variables and constants alone.
+      sums: the channel sums that it comes from without a contraction between, to notice a
+        normalisation.
+    """
+
+    labels: Labels
+    source: str | None = None
+    constant: bool = False
+    sums: frozenset[int] = frozenset()
+
+
+@dataclass
+class Analysis:
+    """The ledger of one walk.
+
+    Attributes:
+      channels: ids, ties and fixed ids.
+      variables: per variable path, the ids on each of its axes (None on an axis of size 1).
+      shapes: per variable path, its dense shape.
+      batch: the ids along the leading axis of the example inputs.
+      block: the analysed jaxpr.
+      written: ids of variables in the order in which contractions write with them.
+      read: ids of variables that contractions read along.
+      work: the contractions, for the cost model.
+    """
+
+    channels: Channels = field(default_factory=Channels)
+    variables: dict[str, list[Ids | None]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    batch: Ids | None = None
+    block: Block | None = None
+    written: list[Ids] = field(default_factory=list)
+    read: list[Ids] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    _sums: list[tuple[Node, Ids]] = field(default_factory=list)
+    _normalised: list[tuple[int, Ids]] = field(default_factory=list)
+    _rule_depth: int = 0
+
+    def new_variable(self, path: str, shape: tuple[int, ...]) -> Value:
+        """Births ids on every axis of a variable."""
+        ids = [self.channels.new(n) if n > 1 else None for n in shape]
+        self.variables[path], self.shapes[path] = ids, shape
+        tracked = {(a,): i for a, i in enumerate(ids) if i is not None}
+        return Value(Labels(tracked), path, constant=True)
+
+    def new_input(self, shape: tuple[int, ...]) -> Value:
+        """An example input keeps all its axes; the leading one is remembered as the batch."""
+        if not shape or shape[0] == 1:
+            return Value(PLAIN)
+        if self.batch is None:
+            self.batch = self.channels.new(shape[0])
+            self.channels.fix(self.batch, Reason("the batch axis of an input"))
+        if len(self.batch) != shape[0]:
+            return Value(PLAIN)
+        return Value(Labels({(0,): self.batch}))
+
+    def walk(
+        self, jaxpr: Any, consts: Sequence[Any], ins: Sequence[Value]
+    ) -> tuple[Block, list[Value]]:
+        """Analyses a jaxpr whose inputs are `ins`; returns its block and its results."""
+        block = Block(jaxpr, consts, tuple(v.labels for v in ins))
+        env: dict[Any, Value] = dict(zip(jaxpr.invars, ins, strict=True))
+        for var in jaxpr.constvars:
+            ids = {(a,): self.channels.new(n) for a, n in enumerate(var.aval.shape) if n > 1}
+            env[var] = Value(Labels(ids), constant=True)
+        for eqn in jaxpr.eqns:
+            operands = [
+                Value(PLAIN, constant=True) if isinstance(v, Literal) else env[v]
+                for v in eqn.invars
+            ]
+            node, results = self._equation(eqn, operands)
+            block.nodes.append(node)
+            env.update(zip(eqn.outvars, results, strict=True))
+        outs = [
+            Value(PLAIN, constant=True) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars
+        ]
+        block.labels = {var: value.labels for var, value in env.items()}
+        block.outs = tuple(v.labels for v in outs)
+        return block, outs
+
+    def _equation(self, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
+        if eqn.primitive.name in CALLS:
+            return CALLS[eqn.primitive.name](self, eqn, operands)
+        labels = tuple(v.labels for v in operands)
+        relation = rule_for(eqn.primitive.name).relate(Equation(eqn, labels, self.channels))
+        node = Node(eqn, relation)
+        constant = all(v.constant for v in operands)
+        source = next((v.source for v in operands if v.source), None)
+        sums = frozenset[int]().union(*(v.sums for v in operands))
+        if relation.work:
+            self._contraction(node, operands)
+            sums = frozenset()
+        elif relation.reads:
+            (node.read,) = relation.reads
+            sums |= {len(self._sums)}
+            held = relation.ins[0].tracked
+            self._sums.append((node, np.concatenate([held[(a,)] for a in node.read.axes])))
+        elif sums:
+            self._notice_normalisation(operands, relation)
+        return node, [Value(out, source, constant, sums) for out in relation.outs]
+
+    def _contraction(self, node: Node, operands: list[Value]) -> None:
+        eqn, relation = node.eqn, node.relation
+        sizes = [v.aval.size for v in eqn.invars]
+        # The mask goes to the side that is not a variable; between two alike, to the smaller.
+        if relation.reads:
+            node.read = min(
+                relation.reads, key=lambda r: (operands[r.operand].constant, sizes[r.operand])
+            )
+        node.kernels = kernels = tuple(i for i, v in enumerate(operands) if v.constant and v.source)
+        for i in kernels:
+            held = relation.ins[i].tracked
+            self.written += [held[(a,)] for a in relation.writes[i] if (a,) in held]
+            self.read += [held[(a,)] for r in relation.reads if r.operand == i for a in r.axes]
+        node.kernel = operands[kernels[-1]].source if kernels else None
+        if self._rule_depth:  # a derivative is no part of the network's cost
+            return
+        out, shape = relation.outs[0], eqn.outvars[0].aval.shape
+        elements = tuple(out.extent(a, n) for a, n in enumerate(shape))
+        name = node.kernel or str(Reason("no kernel", eqn))
+        self.work.append(Work(name, relation.work, elements))
+
+    def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
+        """Remembers where a sum over channels comes back to meet channels along their axis."""
+        for value in operands:
+            for other in operands:
+                if value.sums and other is not value:
+                    for axes, ids in other.labels.tracked.items():
+                        if set(axes) <= value.labels.free or axes not in value.labels.tracked:
+                            self._normalised += [(s, ids) for s in value.sums]
+
+    def settle_normalisations(self, allow_inexact: bool) -> None:
+        """Fixes the channels that a normalisation sums over, or marks the sums to be rescaled."""
+        roots = self.channels.roots()
+        for s, ids in self._normalised:
+            node, summed = self._sums[s]
+            if np.isin(roots[ids], roots[summed]).any():
+                if allow_inexact:
+                    node.rescaled = True
+                else:
+                    reason = Reason("a normalisation over the channels", node.eqn)
+                    self.channels.fix(summed, reason)
+
+
+# Equations that hold whole functions.
+
+
+def _call(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
+    """`jit`, `checkpoint` and other calls: the body is walked with the operands' own labels."""
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
+    relation = Relation(block.ins, block.outs)
+    return Node(eqn, relation, inner=(block,)), outs
+
+
+_RULE_DEPTH = 2
+
+
+def _custom_jvp_call(
+    analysis: Analysis, eqn: Any, operands: list[Value]
+) -> tuple[Node, list[Value]]:
+    """The body and its derivative rule's own jaxpr, with their results tied to each other.
+
+    A rule calls its own function again for the primal result, so rules are followed to the second
+    derivative and no further.
+    """
+    if analysis._rule_depth == _RULE_DEPTH:
+        return _call(analysis, eqn, operands)
+    body = eqn.params["call_jaxpr"]
+    block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
+    zeros = tuple(not differentiable(v.aval) for v in eqn.invars)
+    rule_jaxpr, rule_consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
+    tangents = [replace(v, constant=False) for v, z in zip(operands, zeros, strict=True) if not z]
+    analysis._rule_depth += 1
+    rule, rule_outs = analysis.walk(open_jaxpr(rule_jaxpr), rule_consts, [*operands, *tangents])
+    analysis._rule_depth -= 1
+
+    tangent_outs = iter(rule_outs[len(outs) :])
+    versions = [[out.labels, rule_outs[i].labels] for i, out in enumerate(outs)]
+    for labels, zero in zip(versions, out_zeros, strict=True):
+        if not zero:
+            labels.append(next(tangent_outs).labels)
+    reason = Reason("differs between a function and its derivative rule", eqn)
+    common = [analysis.channels.unify(labels, reason)[1] for labels in versions]
+    block.outs = tuple(common)
+    rule.outs = (*common, *(c for c, zero in zip(common, out_zeros, strict=True) if not zero))
+    relation = Relation(block.ins, block.outs)
+    node = Node(eqn, relation, inner=(block, rule), zero_tangents=tuple(out_zeros))
+    return node, [replace(v, labels=c) for v, c in zip(outs, common, strict=True)]
+
+
+def differentiable(aval: Any) -> bool:
+    """Whether a value of this type has a tangent."""
+    return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
+
+
+CALLS = {
+    **dict.fromkeys(
+        ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat"), _call
+    ),
+    "custom_jvp_call": _custom_jvp_call,
+}
+
+
+def open_jaxpr(jaxpr: Any) -> Any:
+    """The open jaxpr in a closed one (JAX 0.12 has merged the two)."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def without_dead_code(jaxpr: Any) -> Any:
+    """The jaxpr less the equations that no result needs; all inputs stay."""
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]

@@ -1,0 +1,347 @@
+"""`ChannelGraph`: the coupled groups of a function, and what can be done with them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.graph import paths
+from jaxprune.graph.analysis import Node
+from jaxprune.graph.check import Report, check_laws
+from jaxprune.graph.consumers import Consumer, Tapped
+from jaxprune.graph.cost import Cost, Term, cost_at, evaluate
+from jaxprune.graph.explain import Explanation, explain
+from jaxprune.graph.groups import Group, Grouping
+from jaxprune.graph.interpret import Dense, MaskReader, run
+from jaxprune.graph.pruned import Pruned, compile_per_keywords, cut_variables
+from jaxprune.graph.reading import Reading, State, read
+
+Fn = Callable[..., Any]
+Masks = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The coupled channel groups of a function, from `jaxprune.trace`.
+
+    Attributes:
+      groups: by name. A group's name is the first variable axis that writes it, e.g.
+        `params/conv1/kernel[3]`; it is the same for every batch size and JAX version.
+      fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
+    """
+
+    groups: dict[str, Group]
+    fixed: dict[str, str]
+    _grouping: Grouping = field(repr=False)
+    _terms: list[Term] = field(repr=False)
+    _dense: dict[str, tuple[tuple[int, ...], str]] = field(repr=False)
+    _state: State | None = field(repr=False, default=None)
+    _allow_inexact: bool = field(repr=False, default=False)
+    _base: Pruned | None = field(repr=False, default=None)
+
+    # Masks and costs.
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups' names, in the order of `sizes` and of the last axis of `costs`."""
+        return tuple(self.groups)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The groups' sizes in units, int (G,)."""
+        return np.array([g.size for g in self.groups.values()])
+
+    def full_masks(self) -> dict[str, jax.Array]:
+        """Masks that keep everything: per group float32 ones (units,)."""
+        return {name: jnp.ones(g.size, jnp.float32) for name, g in self.groups.items()}
+
+    def masks(self, dropped: Mapping[str, Sequence[int]]) -> dict[str, jax.Array]:
+        """Masks that drop units by hand: group, or a pattern that names one group → units.
+
+        Raises:
+          ValueError: a name that is no group's or several groups', or a unit beyond its size.
+        """
+        masks = self.full_masks()
+        for pattern, units in dropped.items():
+            chosen = paths.select([pattern], self.groups)
+            if len(chosen) != 1:
+                raise ValueError(f"{pattern!r} names {len(chosen)} groups: {', '.join(chosen)}")
+            size = self.groups[chosen[0]].size
+            odd = [u for u in units if not 0 <= u < size]
+            if odd:
+                raise ValueError(f"group {chosen[0]} has units 0 to {size - 1}, not {odd}")
+            masks[chosen[0]] = masks[chosen[0]].at[jnp.asarray(units, int)].set(0)
+        return masks
+
+    def widths(self, masks: Masks) -> dict[str, int]:
+        """The number of units that masks keep, per group."""
+        return {name: int(np.sum(np.asarray(masks[name]) != 0)) for name in self.groups}
+
+    def costs(self, widths: np.ndarray) -> dict[str, np.ndarray]:
+        """Totals for many widths at once: int [..., G] → quantity → float64 [...]."""
+        return evaluate(self._terms, widths)
+
+    def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
+        """The cost under masks, or under widths (group → int); of the whole network without."""
+        if masks is None:
+            return cost_at(self._terms, self.sizes.astype(float))
+        self._require_groups(masks)
+        whole = [np.ndim(masks[name]) == 0 for name in self.groups]
+        widths = masks if all(whole) else self.widths(masks)
+        return cost_at(self._terms, np.array([float(widths[name]) for name in self.groups]))
+
+    # Interpretations.
+
+    def masked(self, fn: Fn) -> Fn:
+        """`fn` with masks: `masked(fn)(variables, masks, *args)`, differentiable in the masks.
+
+        Channels are multiplied by their mask where a consumer reads them. A mask has shape
+        (units,), or (batch, units) for a mask per sample.
+
+        Raises (when called):
+          ValueError: masks of other groups or shapes; `fn` fixes or ties what the graph prunes.
+        """
+        inner = _inner(fn)
+
+        def call(variables: Any, masks: Masks, *args: Any, **static: Any) -> Any:
+            flat = self._flat(masks)
+            reading = self._read(inner, variables, args, static)
+            reader = MaskReader(flat, reading.units(self._grouping.units), reading.samples)
+            how = Dense(read=reader, rescale=reader.rescale)
+            return _run(reading, variables, args, how)
+
+        return compile_per_keywords(call)
+
+    def tapped(self, fn: Fn) -> Fn:
+        """`fn` with what its consumers read: `tapped(fn)(variables, *args) → (out, reads)`.
+
+        `reads` maps the path of each consumer's kernel to the operand that holds the channels.
+        """
+
+        def call(variables: Any, *args: Any, **static: Any) -> tuple[Any, dict[str, jax.Array]]:
+            out, tapped = self.tap(fn, variables, *args, **static)
+            return out, tapped.reads
+
+        return compile_per_keywords(call)
+
+    def tap(self, fn: Fn, variables: Any, *args: Any, **static: Any) -> tuple[Any, Tapped]:
+        """Runs `fn` and records each consumer with its operands, inside a traced function."""
+        inner = _inner(fn)
+        reading = self._read(inner, variables, args, static)
+        units_of = reading.units(self._grouping.units)
+        tapped = Tapped()
+
+        def record(node: Node, value: jax.Array, kernel: jax.Array | None) -> None:
+            consumer = self._consumer(node, units_of)
+            if consumer is not None:
+                name, n = consumer.name, 1
+                while name in tapped.reads:
+                    n += 1
+                    name = f"{consumer.name}#{n}"
+                tapped.consumers[name] = consumer
+                tapped.reads[name] = value
+                if kernel is not None:
+                    tapped.kernels[name] = kernel
+
+        out = _run(reading, variables, args, Dense(tap=record, inline=True))
+        return out, tapped
+
+    def _consumer(self, node: Node, units_of: Callable[..., np.ndarray]) -> Consumer | None:
+        assert node.read is not None
+        labels = node.relation.ins[node.read.operand]
+        units = tuple(units_of(labels.tracked[(axis,)]) for axis in node.read.axes)
+        starts = np.cumsum([0, *self.sizes])
+        held = {u for along in units for u in along.tolist() if u >= 0}
+        groups = tuple(
+            name for i, name in enumerate(self.groups)
+            if any(starts[i] <= u < starts[i + 1] for u in held)
+        )  # fmt: skip
+        if not groups:
+            return None
+        return Consumer(
+            name=node.kernel or node.eqn.primitive.name,
+            primitive=node.eqn.primitive.name,
+            params=node.eqn.params,
+            operand=node.read.operand,
+            axes=node.read.axes,
+            units=units,
+            groups=groups,
+        )
+
+    def intercept(
+        self, fn: Fn, gate: Callable[[str, jax.Array], jax.Array], at: str = "write"
+    ) -> Fn:
+        """`fn` with `gate(group, values)` applied where channels are written or read.
+
+        `at="write"` is the result of the convolution or product that makes the channels (before a
+        bias or BatchNorm), `at="read"` the operand of each consumer. `values` has the group's
+        channels on its last axis in the order of its units, repeats side by side; the gate
+        returns an array of that shape.
+        """
+        if at not in ("write", "read"):
+            raise ValueError(f"at is 'write' or 'read', not {at!r}")
+        inner = _inner(fn)
+
+        def call(variables: Any, *args: Any, **static: Any) -> Any:
+            reading = self._read(inner, variables, args, static)
+            units_of = reading.units(self._grouping.units)
+
+            def at_read(node: Node, value: jax.Array) -> jax.Array:
+                assert node.read is not None
+                tracked = node.relation.ins[node.read.operand].tracked
+                for axis in node.read.axes:
+                    value = self._gated(value, axis, units_of(tracked[(axis,)]), gate)
+                return value
+
+            def at_write(node: Node, value: jax.Array) -> jax.Array:
+                tracked = node.relation.outs[0].tracked
+                made = {
+                    a
+                    for i, w in enumerate(node.relation.writes)
+                    if i in node.kernels
+                    for a in w.values()
+                }
+                for axis in sorted(made):
+                    if (axis,) in tracked:
+                        value = self._gated(value, axis, units_of(tracked[(axis,)]), gate)
+                return value
+
+            how = Dense(read=at_read) if at == "read" else Dense(write=at_write)
+            return _run(reading, variables, args, how)
+
+        return compile_per_keywords(call)
+
+    def _gated(
+        self, value: jax.Array, axis: int, units: np.ndarray, gate: Callable[..., jax.Array]
+    ) -> jax.Array:
+        start = 0
+        for name, group in self.groups.items():
+            inside = np.flatnonzero((units >= start) & (units < start + group.size))
+            if len(inside):
+                places = inside[np.argsort(units[inside], kind="stable")]
+                last = jnp.moveaxis(value, axis, -1)
+                last = last.at[..., places].set(gate(name, last[..., places]).astype(value.dtype))
+                value = jnp.moveaxis(last, -1, axis)
+            start += group.size
+        return value
+
+    # The smaller network.
+
+    def slice(self, variables: Any, masks: Masks) -> Pruned:
+        """Cuts the variables where the masks are zero.
+
+        Args:
+          variables: the traced pytree.
+          masks: concrete and exactly 0 or 1, each leaving at least one unit.
+
+        Raises:
+          ValueError: masks that are traced, of other groups or shapes, neither 0 nor 1, or that
+            empty a group; variables of other shapes; NaN or infinity in a mask.
+        """
+        self._require_masks(masks)
+        positions: dict[str, dict[int, np.ndarray]] = {}
+        kept = np.concatenate([np.asarray(masks[name]) != 0 for name in self.groups])
+        for path, along_axes in self._grouping.units.items():
+            for axis, units in enumerate(along_axes):
+                if units is not None:
+                    stays = (units < 0) | kept[units]
+                    if not stays.all():
+                        positions.setdefault(path, {})[axis] = np.flatnonzero(stays)
+        self._require_shapes(variables)
+        indices = {f"{p}[{a}]": k for p, axes in positions.items() for a, k in axes.items()}
+        before: dict[str, np.ndarray] = {}
+        dense = self._dense
+        if self._base is not None:
+            before, dense = self._base.indices, self._base.dense
+            composed = {n: before[n][k] if n in before else k for n, k in indices.items()}
+            indices = {**before, **composed}
+        return Pruned(
+            variables=cut_variables(variables, positions),
+            indices=indices,
+            widths=self.widths(masks),
+            dense=dense,
+            state=self._state,
+            allow_inexact=self._allow_inexact,
+            before=before,
+        )
+
+    def check(self, fn: Fn, variables: Any, *args: Any, seed: int = 0, **static: Any) -> Report:
+        """Holds the laws on the user's own network; see `Report`."""
+        return check_laws(self, functools.partial(_inner(fn), **static), variables, args, seed)
+
+    def explain(self) -> Explanation:
+        """Every group and every fixed axis, as data; `str()` of it is a table."""
+        return explain(self)
+
+    # What is asked of arguments.
+
+    def _read(self, fn: Fn, variables: Any, args: Sequence[Any], static: Any) -> Reading:
+        self._require_shapes(variables)
+        if self._base is not None:
+            fn = self._base.wrap(fn)
+        return read(fn, variables, args, static, find_state=True, allow_inexact=self._allow_inexact)
+
+    def _flat(self, masks: Masks) -> jax.Array:
+        self._require_groups(masks)
+        parts = [jnp.asarray(masks[name]) for name in self.groups]
+        for (name, group), part in zip(self.groups.items(), parts, strict=True):
+            if part.ndim not in (1, 2) or part.shape[-1] != group.size:
+                raise ValueError(
+                    f"the mask of {name} has shape {part.shape}; it has to be ({group.size},) or "
+                    f"(batch, {group.size})"
+                )
+        batch = next((p.shape[0] for p in parts if p.ndim == 2), None)
+        if batch is not None:
+            parts = [jnp.broadcast_to(p, (batch, p.shape[-1])) for p in parts]
+        one = jnp.ones((*parts[0].shape[:-1], 1), parts[0].dtype)
+        return jnp.concatenate([*parts, one], axis=-1)
+
+    def _require_groups(self, masks: Masks) -> None:
+        unknown = [name for name in masks if name not in self.groups]
+        missing = [name for name in self.groups if name not in masks]
+        if unknown or missing:
+            raise ValueError(
+                f"masks do not fit the graph: unknown groups {unknown[:5]}, missing {missing[:5]}; "
+                "start from graph.full_masks()"
+            )
+
+    def _require_masks(self, masks: Masks) -> None:
+        self._require_groups(masks)
+        for name, group in self.groups.items():
+            if isinstance(masks[name], Tracer):
+                raise ValueError("slice needs concrete masks: call it outside jit, grad and vmap")
+            mask = np.asarray(masks[name])
+            if mask.shape != (group.size,):
+                raise ValueError(f"the mask of {name} has shape {mask.shape}, not ({group.size},)")
+            if not np.isin(mask, (0, 1)).all():
+                raise ValueError(f"the mask of {name} has entries other than 0 and 1")
+            if not mask.any():
+                raise ValueError(f"the mask of {name} keeps nothing; each group needs one unit")
+
+    def _require_shapes(self, variables: Any) -> None:
+        found = {name: jnp.shape(leaf) for name, leaf in paths.leaves(variables)}
+        expected = {name: shape for name, (shape, _) in self._dense.items()}
+        if found != expected:
+            odd = [
+                f"{n}: {found.get(n, 'missing')}, expected {expected.get(n, 'nothing')}"
+                for n in {**expected, **found}
+                if found.get(n) != expected.get(n)
+            ]
+            raise ValueError(f"the variables are not those that were traced: {'; '.join(odd[:8])}")
+
+
+def _inner(fn: Fn) -> Fn:
+    """The user's own function, where `fn` comes from `pruned.wrap`."""
+    return getattr(fn, "jaxprune_inner", fn)
+
+
+def _run(reading: Reading, variables: Any, args: Sequence[Any], how: Dense) -> Any:
+    outs = run(reading.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
+    return reading.out_tree.unflatten(outs)

@@ -1,0 +1,41 @@
+"""What reads prunable channels, and what it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """An equation that reads prunable channels.
+
+    Attributes:
+      name: the path of its kernel; where it has none, the primitive and its source line.
+      primitive: e.g. `conv_general_dilated`.
+      params: the primitive's parameters.
+      operand: which operand holds the channels; the kernel is the other one of a contraction.
+      axes: the operand's channel axes.
+      units: per axis, each position's unit, numbered through all groups, or -1.
+      groups: the groups that it reads.
+    """
+
+    name: str
+    primitive: str
+    params: dict[str, Any] = field(repr=False)
+    operand: int
+    axes: tuple[int, ...]
+    units: tuple[np.ndarray, ...] = field(repr=False)
+    groups: tuple[str, ...]
+
+
+class Tapped:
+    """What consumers read, in one call: the operand and, for a contraction, the kernel."""
+
+    def __init__(self) -> None:
+        self.consumers: dict[str, Consumer] = {}
+        self.reads: dict[str, jax.Array] = {}
+        self.kernels: dict[str, jax.Array] = {}

@@ -1,0 +1,66 @@
+"""What a network costs, as a multilinear function of its groups' widths: no tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts of one network.
+
+    Attributes:
+      params: entries of the parameters. Where the variables have a `params` collection, only
+        those under it: running statistics are not parameters.
+      macs: multiply-accumulates of all convolutions and matrix products for the traced inputs,
+        counted as the papers do: taps in the padding count, additions of biases do not.
+      activations: elements that convolutions and matrix products write.
+      layers: the same per layer, in the order of execution: name → (params, macs, activations).
+    """
+
+    params: int
+    macs: int
+    activations: int
+    layers: dict[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product of factors; a factor is a constant plus a sum of widths.
+
+    Attributes:
+      layer: the layer that it belongs to.
+      quantity: `params`, `macs` or `activations`.
+      factors: float (F, G + 1): per factor its constant, then the count per unit of each group.
+    """
+
+    layer: str
+    quantity: str
+    factors: np.ndarray
+
+
+QUANTITIES = ("params", "macs", "activations")
+
+
+def evaluate(terms: Sequence[Term], widths: np.ndarray) -> dict[str, np.ndarray]:
+    """The total of each quantity for widths [..., G], as float64 [...]."""
+    widths = np.asarray(widths, np.float64)
+    extended = np.concatenate([np.ones((*widths.shape[:-1], 1)), widths], axis=-1)
+    totals = {q: np.zeros(widths.shape[:-1]) for q in QUANTITIES}
+    for term in terms:
+        totals[term.quantity] += np.prod(extended @ term.factors.T, axis=-1)
+    return totals
+
+
+def cost_at(terms: Sequence[Term], widths: np.ndarray) -> Cost:
+    """The cost, layer by layer, at one vector of widths (G,)."""
+    extended = np.concatenate([[1.0], widths])
+    layers: dict[str, list[int]] = {}
+    for term in terms:
+        row = layers.setdefault(term.layer, [0, 0, 0])
+        row[QUANTITIES.index(term.quantity)] += round(float(np.prod(term.factors @ extended)))
+    totals = [sum(row[i] for row in layers.values()) for i in range(len(QUANTITIES))]
+    return Cost(*totals, layers={k: (v[0], v[1], v[2]) for k, v in layers.items()})

@@ -1,0 +1,223 @@
+"""From the ties of an analysis to coupled groups: units, members, names, fixed axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jaxprune.graph.analysis import Analysis
+from jaxprune.graph.cost import Term
+from jaxprune.graph.labels import Ids
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of one variable along which a group's channels lie.
+
+    Attributes:
+      path: the variable, e.g. `params/conv1/kernel`.
+      axis: its axis.
+      role: `writes` where the axis makes the channels, `reads` where they are summed away.
+      positions: int (size, repeats): where along the axis each unit lies.
+    """
+
+    path: str
+    axis: int
+    role: str
+    positions: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that have the same members; unit i of each member stays or falls together."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups of a graph, and what was fixed.
+
+    Attributes:
+      groups: by name, in the order in which the network writes them.
+      fixed: `path[axis]` → why some or all of its channels are fixed.
+      units: per variable path and axis, each position's unit (numbered through all groups), -1
+        where it is fixed; None for an axis without prunable channels.
+    """
+
+    groups: dict[str, Group]
+    fixed: dict[str, str]
+    units: dict[str, list[np.ndarray | None]]
+
+
+def group_channels(analysis: Analysis) -> Grouping:
+    """Reads the groups off a finished analysis."""
+    roots = analysis.channels.roots()
+    reasons = analysis.channels.fixed_classes(roots)
+    axes = [
+        (p, a, ids) for p, all_ids in analysis.variables.items() for a, ids in enumerate(all_ids)
+    ]
+    axes = [(p, a, ids) for p, a, ids in axes if ids is not None]
+
+    # Where each class of tied channels lies: class → {number of the axis: positions}.
+    places: dict[int, dict[int, list[int]]] = {}
+    for number, (_, _, ids) in enumerate(axes):
+        for position, root in enumerate(roots[ids].tolist()):
+            if root not in reasons:
+                places.setdefault(root, {}).setdefault(number, []).append(position)
+
+    alike: dict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = {}
+    for place in places.values():
+        signature = tuple((number, len(positions)) for number, positions in place.items())
+        alike.setdefault(signature, []).append(place)
+
+    order = _writing_order(analysis, axes)
+    reads = _read_axes(analysis, axes)
+    found = []
+    alone: dict[int, str] = {}
+    for signature, classes in alike.items():
+        numbers = sorted((number for number, _ in signature), key=lambda n: order[n])
+        if len(classes) == 1:
+            alone.update(dict.fromkeys(numbers, "a single unit of channels, which has to stay"))
+            continue
+        members = tuple(
+            Member(
+                path=axes[n][0],
+                axis=axes[n][1],
+                role="reads" if n in reads else "writes",
+                positions=np.array([c[n] for c in classes]),
+            )
+            for n in numbers
+        )
+        found.append((order[numbers[0]], members, len(classes)))
+
+    groups: dict[str, Group] = {}
+    for _, members, size in sorted(found, key=lambda f: f[0]):
+        writer = next((m for m in members if m.role == "writes"), members[0])
+        base = name = f"{writer.path}[{writer.axis}]"
+        while name in groups:
+            name = f"{base}#{sum(g.startswith(base) for g in groups) + 1}"
+        groups[name] = Group(name, size, members)
+
+    fixed = {}
+    for number, (path, axis, ids) in enumerate(axes):
+        stuck = [r for r in roots[ids].tolist() if r in reasons]
+        if stuck:
+            part = "" if len(stuck) == len(ids) else f" ({len(stuck)} of {len(ids)} positions)"
+            fixed[f"{path}[{axis}]"] = f"{reasons[stuck[0]]}{part}"
+        elif number in alone and not any(
+            m.path == path and m.axis == axis for g in groups.values() for m in g.members
+        ):
+            fixed[f"{path}[{axis}]"] = alone[number]
+    return Grouping(groups, fixed, _number_units(analysis, groups))
+
+
+Axis = tuple[str, int, Ids]
+
+
+def _writing_order(analysis: Analysis, axes: Sequence[Axis]) -> list[float]:
+    """Axes in the order in which contractions first write with them, then all others."""
+    first: dict[int, int] = {}
+    for time, ids in enumerate(analysis.written):
+        for i in np.unique(ids).tolist():
+            first.setdefault(i, time)
+    late = len(analysis.written)
+    return [
+        min((first[i] for i in ids.tolist() if i in first), default=late + number)
+        for number, (_, _, ids) in enumerate(axes)
+    ]
+
+
+def _read_axes(analysis: Analysis, axes: Sequence[Axis]) -> set[int]:
+    read = np.concatenate(analysis.read) if analysis.read else np.empty(0, int)
+    return {number for number, (_, _, ids) in enumerate(axes) if np.isin(ids, read).any()}
+
+
+def _number_units(
+    analysis: Analysis, groups: dict[str, Group]
+) -> dict[str, list[np.ndarray | None]]:
+    units: dict[str, list[np.ndarray | None]] = {
+        path: [None] * len(ids) for path, ids in analysis.variables.items()
+    }
+    start = 0
+    for group in groups.values():
+        for m in group.members:
+            ids = analysis.variables[m.path][m.axis]
+            assert ids is not None
+            along = units[m.path][m.axis]
+            if along is None:
+                along = units[m.path][m.axis] = np.full(len(ids), -1)
+            along[m.positions] = start + np.arange(group.size)[:, None]
+        start += group.size
+    return units
+
+
+def units_of_classes(
+    analysis: Analysis, roots: np.ndarray, units: dict[str, list[np.ndarray | None]]
+) -> tuple[np.ndarray, str | None]:
+    """Carries the numbering of units over to another function's analysis.
+
+    Returns int (classes,), the unit of each class or -1, and the path of a variable at which the
+    function ties channels that the numbering holds apart, if there is one.
+    """
+    count = int(roots.max(initial=-1)) + 1
+    low, high = np.full(count, np.iinfo(int).max), np.full(count, -1)
+    for path, all_ids in analysis.variables.items():
+        for ids, along in zip(all_ids, units[path], strict=True):
+            if ids is not None:
+                numbers = along if along is not None else np.full(len(ids), -1)
+                np.minimum.at(low, roots[ids], numbers)
+                np.maximum.at(high, roots[ids], numbers)
+    clash = (low < high) & (high >= 0)
+    where = None
+    if clash.any():
+        where = next(
+            f"{path}[{axis}]"
+            for path, all_ids in analysis.variables.items()
+            for axis, ids in enumerate(all_ids)
+            if ids is not None and clash[roots[ids]].any()
+        )
+    return high, where
+
+
+def cost_terms(analysis: Analysis, grouping: Grouping) -> list[Term]:
+    """Parameters of every variable and work of every contraction, as terms of the widths."""
+    roots = analysis.channels.roots()
+    unit_of, _ = units_of_classes(analysis, roots, grouping.units)
+    sizes = [g.size for g in grouping.groups.values()]
+    group_of_unit = np.repeat(np.arange(len(sizes)), sizes)
+
+    def factor(size: int | Ids) -> np.ndarray:
+        row = np.zeros(len(sizes) + 1)
+        if isinstance(size, np.ndarray):
+            units = unit_of[roots[size]]
+            row[0] = (units < 0).sum()
+            held = np.bincount(group_of_unit[units[units >= 0]], minlength=len(sizes))
+            row[1:] = held / np.maximum(sizes, 1)
+        else:
+            row[0] = size
+        return row
+
+    terms = []
+    has_params = any(path.startswith("params/") for path in analysis.variables)
+    for path, shape in analysis.shapes.items():
+        if not has_params or path.startswith("params/"):
+            axes = zip(analysis.variables[path], shape, strict=True)
+            factors = [factor(n if ids is None else ids) for ids, n in axes]
+            factors = factors or [factor(1)]
+            terms.append(Term(_layer(path), "params", np.array(factors)))
+    for work in analysis.work:
+        layer = _layer(work.name)
+        terms.append(Term(layer, "macs", np.array([factor(f) for f in work.macs])))
+        terms.append(Term(layer, "activations", np.array([factor(f) for f in work.elements])))
+    return terms
+
+
+def _layer(path: str) -> str:
+    """The module that holds a variable: its path less collection and leaf."""
+    parts = path.removeprefix("params/").rpartition("/")
+    return parts[0] or parts[2]

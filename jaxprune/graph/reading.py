@@ -1,0 +1,173 @@
+"""Traces a function on abstract values and analyses the jaxpr, once per call signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.graph import paths
+from jaxprune.graph.analysis import Analysis, Block, open_jaxpr, without_dead_code
+from jaxprune.graph.groups import units_of_classes
+from jaxprune.graph.labels import PLAIN, Ids, Labels
+from jaxprune.graph.source import Reason
+
+State = Callable[[Any], Any]
+Units = Mapping[str, list[np.ndarray | None]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A function as the engine sees it for one signature: its analysed jaxpr and its trees."""
+
+    analysis: Analysis
+    block: Block
+    roots: np.ndarray
+    out_tree: Any
+
+    def units(self, units: Units) -> Callable[[Ids], np.ndarray]:
+        """Maps ids to a graph's units.
+
+        Raises:
+          ValueError: the function ties or fixes channels that the graph holds apart or prunable.
+        """
+        unit_of, clash = units_of_classes(self.analysis, self.roots, dict(units))
+        if clash is not None:
+            raise ValueError(
+                f"this function ties channels of {clash} to others that are separate in the graph; "
+                "trace this function itself, or protect that variable"
+            )
+        for root, reason in self.analysis.channels.fixed_classes(self.roots).items():
+            if unit_of[root] >= 0:
+                where = self.where(root)
+                raise ValueError(
+                    f"this function fixes channels of {where}, which the graph prunes: {reason}"
+                )
+        return lambda ids: unit_of[self.roots[ids]]
+
+    def where(self, root: int) -> str:
+        """A variable axis on which channels of a class lie."""
+        return next(
+            f"{path}[{axis}]"
+            for path, all_ids in self.analysis.variables.items()
+            for axis, ids in enumerate(all_ids)
+            if ids is not None and (self.roots[ids] == root).any()
+        )
+
+    def samples(self, ids: Ids) -> np.ndarray | None:
+        """The number of each id's sample, or None where the ids lie along no batch axis."""
+        batch = self.analysis.batch
+        if batch is None or not np.isin(self.roots[ids], self.roots[batch]).all():
+            return None
+        number = {root: i for i, root in enumerate(self.roots[batch].tolist())}
+        return np.array([number[root] for root in self.roots[ids].tolist()])
+
+
+def read(
+    fn: Callable[..., Any],
+    variables: Any,
+    args: Sequence[Any],
+    static: Mapping[str, Any],
+    *,
+    state: State | None = None,
+    find_state: bool = False,
+    protect: Sequence[str] = (),
+    allow_inexact: bool = False,
+    fix_unused: bool = False,
+) -> Reading:
+    """Traces `fn(variables, *args, **static)` and analyses it.
+
+    Args:
+      fn: the function; its first argument is a pytree of arrays.
+      variables: arrays or `jax.ShapeDtypeStruct`s at the dense shapes.
+      args: further inputs, arrays or structs in pytrees.
+      static: keyword arguments.
+      state: picks from the output what holds new values of variables.
+      find_state: take as state also each output whose path ends with that of a variable of its
+        shape.
+      protect: patterns of variables whose channels all stay.
+      allow_inexact: open normalisations over channels.
+      fix_unused: fix variables that the function does not use.
+
+    Raises:
+      TypeError: `fn` cannot be traced.
+      ValueError: a pattern or state path that names no variable.
+    """
+    closed, out_shapes = jax.make_jaxpr(lambda v, *a: fn(v, *a, **static), return_shape=True)(
+        variables, *args
+    )
+    jaxpr = without_dead_code(open_jaxpr(closed))
+    analysis = Analysis()
+    named = [(path, np.shape(leaf)) for path, leaf in paths.leaves(variables)]
+    ins = [analysis.new_variable(path, shape) for path, shape in named]
+    ins += [analysis.new_input(v.aval.shape) for v in jaxpr.invars[len(named) :]]
+    block, outs = analysis.walk(jaxpr, closed.consts, ins)
+
+    for path in paths.select(protect, [p for p, _ in named]) if protect else ():
+        for ids in analysis.variables[path]:
+            if ids is not None:
+                analysis.channels.fix(ids, Reason("protected"))
+    if fix_unused:
+        _fix_unused(analysis, jaxpr, [p for p, _ in named])
+
+    state_paths = _state_outputs(out_shapes, dict(named), state, find_state)
+    leaves = paths.leaves(out_shapes)
+    wanted = []
+    for i, (value, (path, leaf)) in enumerate(zip(outs, leaves, strict=True)):
+        if i in state_paths:
+            wanted.append(_tie_state(analysis, value.labels, state_paths[i], leaf.shape))
+        else:
+            for ids in value.labels.tracked.values():
+                analysis.channels.fix(
+                    ids, Reason(f"an output of the function: {path or 'its result'}")
+                )
+            wanted.append(PLAIN)
+    block.outs = tuple(wanted)
+    analysis.settle_normalisations(allow_inexact)
+    return Reading(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
+
+
+def _fix_unused(analysis: Analysis, jaxpr: Any, names: Sequence[str]) -> None:
+    used = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+    for path, var in zip(names, jaxpr.invars, strict=False):
+        if id(var) not in used:
+            for ids in analysis.variables[path]:
+                if ids is not None:
+                    analysis.channels.fix(ids, Reason("not used by the function"))
+
+
+def _state_outputs(
+    out_shapes: Any, shapes: Mapping[str, tuple[int, ...]], state: State | None, find_state: bool
+) -> dict[int, str]:
+    """Which flat outputs are new values of which variables."""
+    leaves, tree = jax.tree.flatten(out_shapes)
+    found: dict[int, str] = {}
+    if find_state:
+        for i, (path, leaf) in enumerate(paths.leaves(out_shapes)):
+            variable = paths.longest_suffix(path, shapes)
+            if variable is not None and shapes[variable] == leaf.shape:
+                found[i] = variable
+    if state is not None:
+        for path, i in paths.leaves(state(tree.unflatten(range(len(leaves))))):
+            variable = paths.longest_suffix(path, shapes)
+            if variable is None:
+                variable = next((v for v in shapes if v.endswith(f"/{path}")), None)
+            if variable is None or shapes[variable] != leaves[i].shape:
+                raise ValueError(
+                    f"state= names the output {path} of shape {leaves[i].shape}, which is no "
+                    f"variable of that shape; the variables are {', '.join(list(shapes)[:12])}"
+                )
+            found[i] = variable
+    return found
+
+
+def _tie_state(analysis: Analysis, labels: Labels, path: str, shape: tuple[int, ...]) -> Labels:
+    ids = analysis.variables[path]
+    variable = Labels({(a,): i for a, i in enumerate(ids) if i is not None})
+    reason = Reason(f"the new value of {path} does not follow its channels")
+    analysis.channels.unify([variable, labels], reason)
+    follows = {axes[0] for axes in labels.tracked if len(axes) == 1} | labels.free
+    return Labels({(a,): i for (a,), i in variable.tracked.items() if a in follows})

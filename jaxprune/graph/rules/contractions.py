@@ -1,0 +1,153 @@
+"""Convolutions and matrix products: where channels are read, and new ones written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxprune.graph.labels import Keep, Labels
+from jaxprune.graph.rules.base import Equation, Read, Relation, Rule, bind, emit_as_is
+from jaxprune.graph.rules.unknown import fix_all
+
+
+def conv_general_dilated(equation: Equation) -> Relation:
+    """out[n, o, p] = Σ_{i, t} lhs[n, i, s·p + t] rhs[o, i, t].
+
+    The lhs feature axis is tied to the rhs input axis and read; result features are the rhs
+    output axis. With `feature_group_count` g > 1 a block of inputs and its block of outputs are
+    one unit (in a depthwise convolution: an input and its multiplier's outputs); nothing is read.
+
+    Fields: dimension_numbers, feature_group_count, batch_group_count.
+    """
+    p = equation.params
+    if p["batch_group_count"] != 1:
+        return fix_all(equation)
+    channels = equation.channels
+    (lhs_n, lhs_c, *lhs_window), (rhs_o, rhs_i, *rhs_window), (out_n, out_c, *out_window) = p[
+        "dimension_numbers"
+    ]
+    rhs_shape = equation.in_shapes[1]
+    slides = equation.reason("a window slides along this axis")
+    lhs = channels.fix_axes(channels.singles(equation.ins[0], lhs_window), lhs_window, slides)
+    rhs = channels.fix_axes(channels.singles(equation.ins[1], rhs_window), rhs_window, slides)
+    lhs, rhs = _dense_free(lhs), _dense_free(rhs)
+
+    groups = p["feature_group_count"]
+    reads: tuple[Read, ...] = ()
+    if groups == 1:
+        (lhs, rhs), contracted = _contract(equation, (lhs, rhs), ((lhs_c,), (rhs_i,)))
+        reads = (Read(0, (lhs_c,)), Read(1, (rhs_i,))) if contracted else ()
+    else:
+        lhs, rhs = _tie_blocks(equation, lhs, rhs, groups)
+
+    tracked = {}
+    if (lhs_n,) in lhs.tracked:
+        tracked[(out_n,)] = lhs.tracked[(lhs_n,)]
+    if (rhs_o,) in rhs.tracked:
+        tracked[(out_c,)] = rhs.tracked[(rhs_o,)]
+    out_shape = equation.out_shapes[0]
+    work = (
+        out_shape[out_n] * math.prod(out_shape[a] for a in out_window),
+        math.prod(rhs_shape[a] for a in rhs_window),
+        rhs.extent(rhs_i, rhs_shape[rhs_i]),
+        rhs.extent(rhs_o, rhs_shape[rhs_o]),
+    )
+    return Relation((lhs, rhs), (Labels(tracked),), reads, ({lhs_n: out_n}, {rhs_o: out_c}), work)
+
+
+def _tie_blocks(equation: Equation, lhs: Labels, rhs: Labels, groups: int) -> tuple[Labels, Labels]:
+    channels = equation.channels
+    _, lhs_c, *_ = equation.params["dimension_numbers"].lhs_spec
+    rhs_o, rhs_i, *_ = equation.params["dimension_numbers"].rhs_spec
+    rhs = channels.fix_axes(rhs, (rhs_i,), equation.reason("inputs inside one convolution group"))
+    ids_in, ids_out = lhs.tracked.get((lhs_c,)), rhs.tracked.get((rhs_o,))
+    if ids_in is None or ids_out is None:
+        reason = equation.reason("a grouped convolution of channels that keep their number")
+        return (
+            channels.fix_axes(lhs, (lhs_c,), reason),
+            channels.fix_axes(rhs, (rhs_o,), reason),
+        )
+    blocks_in, blocks_out = ids_in.reshape(groups, -1), ids_out.reshape(groups, -1)
+    channels.tie(blocks_in, blocks_in[:, :1])
+    channels.tie(blocks_out, blocks_in[:, :1])
+    return lhs, rhs
+
+
+def emit_conv(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
+    """The number of convolution groups follows from the sliced shapes."""
+    numbers = eqn.params["dimension_numbers"]
+    lhs, rhs = values
+    groups = eqn.params["feature_group_count"]
+    if groups > 1:
+        groups = lhs.shape[numbers.lhs_spec[1]] // rhs.shape[numbers.rhs_spec[1]]
+    return bind(eqn, values, feature_group_count=groups)
+
+
+def dot_general(equation: Equation) -> Relation:
+    """Contracted axes of both sides are tied and read, batch axes tied, the others pass.
+
+    Example: `f32[8,4] · f32[4,6]` over axes 1 and 0 ties the 4 inputs and writes 6 channels.
+    Fields: dimension_numbers.
+    """
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = equation.params["dimension_numbers"]
+    channels = equation.channels
+    lhs = _dense_free(channels.singles(equation.ins[0], (*lhs_c, *lhs_b)))
+    rhs = _dense_free(channels.singles(equation.ins[1], (*rhs_c, *rhs_b)))
+    (lhs, rhs), _ = _contract(equation, (lhs, rhs), (lhs_b, rhs_b))
+    (lhs, rhs), contracted = _contract(equation, (lhs, rhs), (lhs_c, rhs_c))
+    reads = ()
+    if contracted:
+        reads = (
+            Read(0, tuple(lhs_c[i] for i in contracted)),
+            Read(1, tuple(rhs_c[i] for i in contracted)),
+        )
+
+    lhs_shape, rhs_shape = equation.in_shapes
+    lhs_free = [a for a in range(len(lhs_shape)) if a not in (*lhs_c, *lhs_b)]
+    rhs_free = [a for a in range(len(rhs_shape)) if a not in (*rhs_c, *rhs_b)]
+    lhs_to_out = {a: i for i, a in enumerate((*lhs_b, *lhs_free))}
+    rhs_to_out = {a: len(lhs_to_out) + i for i, a in enumerate(rhs_free)}
+    out = {
+        **lhs.without(lhs_c).renumbered(lhs_to_out).tracked,
+        **rhs.without((*rhs_c, *rhs_b)).renumbered(rhs_to_out).tracked,
+    }
+    work = (
+        *(lhs.extent(a, n) for a, n in enumerate(lhs_shape)),
+        *(rhs.extent(a, rhs_shape[a]) for a in rhs_free),
+    )
+    rhs_writes = {**dict(zip(rhs_b, range(len(rhs_b)), strict=True)), **rhs_to_out}
+    return Relation((lhs, rhs), (Labels(out),), reads, (lhs_to_out, rhs_writes), work)
+
+
+def _contract(
+    equation: Equation, operands: tuple[Labels, Labels], axes: Sequence[Sequence[int]]
+) -> tuple[tuple[Labels, Labels], list[int]]:
+    """Ties the paired axes of two operands; a pair with an untracked side is fixed.
+
+    Returns the labels, and which pairs carry channels.
+    """
+    lhs, rhs = operands
+    tied = []
+    for i, (a, b) in enumerate(zip(*axes, strict=True)):
+        left, right = lhs.tracked.get((a,)), rhs.tracked.get((b,))
+        if left is not None and right is not None:
+            equation.channels.tie(left, right)
+            tied.append(i)
+        else:
+            reason = equation.reason("contracted with an axis that keeps its size")
+            lhs = equation.channels.fix_axes(lhs, (a,), reason)
+            rhs = equation.channels.fix_axes(rhs, (b,), reason)
+    return (lhs, rhs), tied
+
+
+def _dense_free(labels: Labels) -> Labels:
+    return Labels(labels.tracked)
+
+
+CONTRACTIONS = {
+    "conv_general_dilated": Rule(conv_general_dilated, emit_conv),
+    "dot_general": Rule(dot_general, emit_as_is),
+}

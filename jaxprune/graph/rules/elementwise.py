@@ -1,0 +1,75 @@
+"""Operations that act on each entry alone: they tie operands of one shape along every axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.graph.labels import PLAIN, Keep, Labels, sliced_shape
+from jaxprune.graph.rules.base import Equation, Relation, Rule, bind, emit_as_is
+from jaxprune.graph.rules.unknown import fix_all
+
+
+def elementwise(equation: Equation) -> Relation:
+    """out[i] = f(a[i], b[i], …); a scalar or an axis of size 1 broadcasts.
+
+    Example: `mul f32[8,4] f32[1,4]` ties the two last axes; the first is the left operand's.
+    Fields: none.
+    """
+    out_shape = equation.out_shapes[0]
+    full = [i for i, shape in enumerate(equation.in_shapes) if len(shape) == len(out_shape)]
+    operands = [_broadcast_labels(equation.ins[i], equation.in_shapes[i], out_shape) for i in full]
+    operands, out = equation.channels.unify(
+        operands, equation.reason("meets an axis that keeps its size")
+    )
+    ins = [PLAIN] * len(equation.ins)
+    for i, labels in zip(full, operands, strict=True):
+        ins[i] = labels
+    return Relation(tuple(ins), (out,) * len(equation.out_shapes))
+
+
+def _broadcast_labels(labels: Labels, shape: tuple[int, ...], out: tuple[int, ...]) -> Labels:
+    stretched = {a for a, (n, m) in enumerate(zip(shape, out, strict=True)) if n == 1 and m > 1}
+    kept = labels.without(stretched)
+    return Labels(kept.tracked, kept.free | stretched)
+
+
+def emit_elementwise(
+    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
+) -> list[Any]:
+    """Operands are brought to the result's shape, so that nothing broadcasts by accident."""
+    shape = sliced_shape(relation.outs[0], eqn.outvars[0].aval.shape, keep)
+    return bind(eqn, [v if np.ndim(v) == 0 else jnp.broadcast_to(v, shape) for v in values])
+
+
+def same_labels(equation: Equation) -> Relation:
+    """Every result has the labels of the operand at its place (barriers, debug callbacks)."""
+    return Relation(equation.ins, equation.ins[: len(equation.out_shapes)])
+
+
+def bitcast(equation: Equation) -> Relation:
+    """A bitcast between types of one width acts on each entry alone; others change the shape."""
+    if equation.in_shapes != equation.out_shapes:
+        return fix_all(equation)
+    return elementwise(equation)
+
+
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj
+convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
+gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg
+nextafter not or polygamma population_count pow real reduce_precision regularized_incomplete_beta
+rem round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic
+shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+""".split()
+
+ELEMENTWISE = {
+    **dict.fromkeys(_NAMES, Rule(elementwise, emit_elementwise)),
+    "bitcast_convert_type": Rule(bitcast, emit_elementwise),
+    "optimization_barrier": Rule(same_labels, emit_as_is),
+    "debug_callback": Rule(same_labels, emit_as_is),
+}

@@ -1,0 +1,74 @@
+"""Reductions and windows. A sum over channels reads them; any other reduction fixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxprune.graph.labels import Labels
+from jaxprune.graph.rules.base import Equation, Read, Relation, Rule, emit_as_is
+
+
+def reduce_sum(equation: Equation) -> Relation:
+    """out = Σ over `axes`: zero is neutral, so channels summed away are read and can be masked.
+
+    Example: global average pooling sums over h and w and passes the channels through.
+    Fields: axes.
+    """
+    axes = tuple(equation.params["axes"])
+    labels = equation.channels.singles(equation.ins[0], touched=axes)
+    labels = Labels(labels.tracked, labels.free - set(axes))
+    summed = tuple(a for a in axes if (a,) in labels.tracked)
+    reads = (Read(0, summed),) if summed else ()
+    return Relation((labels,), (_drop_axes(labels, axes, equation.in_shapes[0]),), reads)
+
+
+def reduce_other(equation: Equation) -> Relation:
+    """Max, product, argmax, …: zero is not neutral, so the reduced channels are fixed.
+
+    Fields: axes.
+    """
+    axes = tuple(equation.params["axes"])
+    labels = equation.channels.singles(equation.ins[0], touched=axes)
+    labels = equation.channels.fix_axes(labels, axes, equation.reason("reduces over the channels"))
+    return Relation((labels,), (_drop_axes(labels, axes, equation.in_shapes[0]),))
+
+
+def _drop_axes(labels: Labels, axes: Sequence[int], shape: tuple[int, ...]) -> Labels:
+    kept = [a for a in range(len(shape)) if a not in axes]
+    return labels.without(axes).renumbered({a: i for i, a in enumerate(kept)})
+
+
+def reduce_window(equation: Equation) -> Relation:
+    """Pooling: windows slide over some axes, which are fixed; axes of window 1 pass through.
+
+    Fields: window_dimensions, window_strides, padding, base_dilation, window_dilation.
+    """
+    p = equation.params
+    still = zip(
+        p["window_dimensions"], p["window_strides"], p["padding"], p["base_dilation"], strict=True
+    )
+    slid = [a for a, field in enumerate(still) if field != (1, 1, (0, 0), 1)]
+    return _fix_touched(equation, slid, "a window slides over the channels")
+
+
+def along_axis(equation: Equation) -> Relation:
+    """Cumulative sums and their like: the axis that they run along is fixed. Fields: axis."""
+    return _fix_touched(equation, [equation.params["axis"]], "runs along the channels")
+
+
+def _fix_touched(equation: Equation, axes: Sequence[int], text: str) -> Relation:
+    labels = equation.channels.singles(equation.ins[0], touched=axes)
+    labels = equation.channels.fix_axes(labels, axes, equation.reason(text))
+    return Relation((labels,), (labels,) * len(equation.out_shapes))
+
+
+_OTHER = ("reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
+_WINDOWS = ("reduce_window_max", "reduce_window_sum", "reduce_window_min")
+_ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+
+REDUCTIONS = {
+    "reduce_sum": Rule(reduce_sum, emit_as_is),
+    **dict.fromkeys((*_OTHER, "argmax", "argmin"), Rule(reduce_other, emit_as_is)),
+    **dict.fromkeys(_WINDOWS, Rule(reduce_window, emit_as_is)),
+    **dict.fromkeys(_ALONG, Rule(along_axis, emit_as_is)),
+}

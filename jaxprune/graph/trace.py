@@ -1,0 +1,86 @@
+"""`trace` and `cost`: from a function and example inputs to its channel graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxprune.graph import paths
+from jaxprune.graph.channel_graph import ChannelGraph, Fn
+from jaxprune.graph.cost import Cost, cost_at
+from jaxprune.graph.groups import Grouping, cost_terms, group_channels
+from jaxprune.graph.reading import State, read
+
+
+def trace(
+    fn: Fn,
+    variables: Any,
+    *args: Any,
+    state: State | None = None,
+    protect: Sequence[str] = (),
+    allow_inexact: bool = False,
+) -> ChannelGraph:
+    """Finds the coupled channel groups of `fn(variables, *args)`.
+
+    Args:
+      fn: any function that JAX can trace. Its first argument is a pytree of arrays.
+      variables: that pytree, as arrays or `jax.ShapeDtypeStruct`s.
+      *args: example inputs, or structs of their shapes. Costs are counted for these: trace with
+        a batch of one for the cost of one example.
+      state: picks from the output what holds new values of variables (batch statistics), e.g.
+        `lambda out: out[1]`; all other outputs keep their channels.
+      protect: glob patterns of variable paths whose channels all stay.
+      allow_inexact: open normalisations over the channels (LayerNorm, RMSNorm). A pruned network
+        then normalises over the channels that are left.
+
+    Raises:
+      ValueError: nothing is prunable, NaN or infinity in a variable, a pattern that matches
+        nothing.
+      TypeError: `fn` cannot be traced on these arguments.
+    """
+    _require_finite(variables)
+    base = getattr(fn, "jaxprune_pruned", None)
+    reading = read(
+        fn, variables, args, {}, state=state, protect=protect, allow_inexact=allow_inexact,
+        fix_unused=True, find_state=state is None and base is not None and base.state is not None,
+    )  # fmt: skip
+    grouping = group_channels(reading.analysis)
+    if not grouping.groups:
+        shown = "; ".join(f"{axis}: {why}" for axis, why in list(grouping.fixed.items())[:8])
+        raise ValueError(f"nothing in this function is prunable. Fixed: {shown or 'no variables'}")
+    dense = {
+        path: (tuple(np.shape(leaf)), str(jnp.result_type(leaf)))
+        for path, leaf in paths.leaves(variables)
+    }
+    return ChannelGraph(
+        groups=grouping.groups,
+        fixed=grouping.fixed,
+        _grouping=grouping,
+        _terms=cost_terms(reading.analysis, grouping),
+        _dense=dense,
+        _state=state,
+        _allow_inexact=allow_inexact,
+        _base=base,
+    )
+
+
+def cost(fn: Fn, variables: Any, *args: Any) -> Cost:
+    """The cost of `fn(variables, *args)`, counted from its jaxpr; see `Cost`."""
+    reading = read(fn, variables, args, {})
+    empty = Grouping({}, {}, {p: [None] * len(a) for p, a in reading.analysis.variables.items()})
+    return cost_at(cost_terms(reading.analysis, empty), np.empty(0))
+
+
+def _require_finite(variables: Any) -> None:
+    for path, leaf in paths.leaves(variables):
+        if isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer):
+            inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if inexact and not bool(jnp.isfinite(leaf).all()):
+                raise ValueError(
+                    f"{path} holds NaN or infinity; train on, or restore a sound checkpoint"
+                )
