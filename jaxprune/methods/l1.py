@@ -1,0 +1,40 @@
+"""L1: filters of small norm fall (Li et al. 2017, "Pruning filters for efficient ConvNets").
+
+arXiv 1608.08710.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.budget import Budget
+from jaxprune.graph import ChannelGraph
+from jaxprune.methods.contract import Loss, Score, Selection, Widths
+from jaxprune.methods.ranking import kernels, select
+from jaxprune.statistics.batches import Batches
+
+
+def l1(
+    graph: ChannelGraph,
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Batches,
+    budget: Budget | Widths,
+    loss: Loss,
+    score: Score,
+    key: jax.Array,
+) -> Selection:
+    """Scores each unit by the L1 norm of its filters, summed over the kernels that write it."""
+    return Selection(select(graph, norms(graph, variables), budget), variables)
+
+
+def norms(graph: ChannelGraph, variables: Any) -> dict[str, np.ndarray]:
+    """Per group the L1 norms, float64 (units,)."""
+    return {
+        name: sum(np.linalg.norm(k, ord=1, axis=1) for k in kernels(graph, variables, group))
+        for name, group in graph.groups.items()
+    }

@@ -1,0 +1,43 @@
+"""Widths for methods that choose channels group by group and are given a target instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.budget import Budget, allocate
+from jaxprune.graph import ChannelGraph
+from jaxprune.methods.contract import Loss, Score, Widths
+from jaxprune.search.greedy import greedy_elimination
+from jaxprune.statistics.batches import Batches
+from jaxprune.statistics.sensitivity import Chooser, sensitivity
+
+KEPT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The kept fractions at which sensitivity is measured."""
+
+
+def allocate_widths(
+    graph: ChannelGraph,
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Batches,
+    budget: Budget | Widths,
+    loss: Loss,
+    score: Score,
+    grams: Mapping[str, np.ndarray],
+) -> dict[str, int]:
+    """The widths as given, or those that lose least by the groups' sensitivity curves."""
+    if not isinstance(budget, Budget):
+        return dict(budget)
+    choose = greedy_chooser(grams)
+    curves = sensitivity(graph, fn, variables, batches, choose, KEPT, loss, score)
+    return allocate(curves, graph, budget).widths
+
+
+def greedy_chooser(grams: Mapping[str, np.ndarray]) -> Chooser:
+    """`(group, width) → mask` by greedy elimination on the group's Gram matrix."""
+    on_device = {name: jnp.asarray(gram, jnp.float32) for name, gram in grams.items()}
+    return lambda name, width: np.asarray(greedy_elimination(on_device[name], width))

@@ -1,0 +1,146 @@
+"""The end of a run: accuracies on the test part, costs, latency, and the summary."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.data import Split
+from jaxprune.graph import Pruned
+from jaxprune.pipeline.experiment import Experiment
+from jaxprune.pipeline.stages import Variables, student
+from jaxprune.report import plots
+from jaxprune.report import summary as json_files
+from jaxprune.report.progress import track
+from jaxprune.train.evaluate import accuracy
+from jaxprune.train.network import Network
+
+_PACKAGES = ("jaxprune", "jax", "flax", "optax", "evosax", "orbax-checkpoint")
+
+
+def evaluate(
+    run: Experiment,
+    baseline: Variables,
+    cut: Pruned,
+    recalibrated: Pruned,
+    tuned: Pruned,
+    control: Variables | None,
+) -> dict[str, Any]:
+    """Reads the test part, once for every network of the run, and writes `summary.json`."""
+    config = run.config
+    small = student(run, tuned)
+    networks: dict[str, tuple[Network, Any]] = {
+        "baseline_accuracy": (run.network, baseline),
+        "pruned_accuracy_before_finetune": (small, cut.variables),
+        "pruned_accuracy_before_finetune_recalibrated": (small, recalibrated.variables),
+        "pruned_accuracy": (small, tuned.variables),
+    }
+    if control is not None:
+        networks["control_accuracy"] = (run.network, control)
+    with run.stage("evaluate"), track("evaluate", len(networks) + 1, "networks") as advance:
+        test = _first(run.data.test, config.evaluation.images)
+        accuracies = {}
+        for name, (network, variables) in networks.items():
+            accuracies[name] = accuracy(
+                network,
+                variables,
+                test,
+                batch_size=config.evaluation.batch_size,
+                **run.pixel_statistics,
+            )
+            advance(note=f"{name} {accuracies[name]:.2%}")
+        before, after = _latencies(run, baseline, small, tuned)
+        advance()
+    whole, left = run.graph.cost(), run.graph.cost(tuned.widths)
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "method": config.method,
+        "seed": config.seed,
+        "out": str(run.folder),
+        "test_images": len(test.images),
+        **accuracies,
+        "params_before": whole.params,
+        "params_after": left.params,
+        "macs_before": whole.macs,
+        "macs_after": left.macs,
+        "latency_before_ms": before,
+        "latency_after_ms": after,
+        "latency_batch": config.evaluation.latency_batch,
+        "targets": dict(run.budget.factors),
+        "widths": tuned.widths,
+        "seconds": run.seconds(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "device": jax.devices()[0].device_kind,
+        },
+    }
+    json_files.write(run.folder / "summary.json", summary)
+    _plot_tradeoff(run, summary)
+    return summary
+
+
+def _first(split: Split, images: int | None) -> Split:
+    return Split(split.images[:images], split.labels[:images], split.ids[:images])
+
+
+def _latencies(
+    run: Experiment, baseline: Variables, small: Network, tuned: Pruned
+) -> tuple[float, float]:
+    """Median milliseconds a batch, before and after, measured in turn."""
+    config = run.config.evaluation
+    shape = (config.latency_batch, *run.data.train.images.shape[1:])
+    images = jax.random.normal(run.key, shape, jnp.float32)
+    calls = [
+        _compiled(run.forward, baseline, images),
+        _compiled(lambda v, x: small.eval(v, x, None).logits, tuned.variables, images),
+    ]
+    times: list[list[float]] = [[], []]
+    for _ in range(config.latency_repeats):
+        for call, measured in zip(calls, times, strict=True):
+            began = time.perf_counter()
+            call()
+            measured.append(1e3 * (time.perf_counter() - began))
+    before, after = (float(np.median(measured)) for measured in times)
+    return before, after
+
+
+def _compiled(
+    forward: Callable[..., Any], variables: Any, images: jax.Array
+) -> Callable[[], jax.Array]:
+    jitted = jax.jit(forward)
+    variables = jax.tree.map(jnp.asarray, variables)
+
+    def call() -> jax.Array:
+        return jax.block_until_ready(jitted(variables, images))
+
+    call()
+    return call
+
+
+_POINTS: Sequence[tuple[str, str, str | None]] = (
+    ("baseline_accuracy", "unpruned", "reference"),
+    ("control_accuracy", "control", "reference"),
+    ("pruned_accuracy_before_finetune", "as cut", None),
+    ("pruned_accuracy_before_finetune_recalibrated", "recalibrated", None),
+    ("pruned_accuracy", "fine-tuned", "result"),
+)
+
+
+def _plot_tradeoff(run: Experiment, summary: dict[str, Any]) -> None:
+    points = []
+    for name, label, kind in _POINTS:
+        if name in summary:
+            size = "before" if kind == "reference" else "after"
+            point = {"label": label, "accuracy": summary[name]}
+            point |= {q: summary[f"{q}_{size}"] for q in ("params", "macs")}
+            points.append(point | ({"kind": kind} if kind else {}))
+    reference = {q: float(summary[f"{q}_before"]) for q in ("params", "macs")}
+    plots.tradeoff(run.folder / "plots" / "tradeoff.png", points, reference)

@@ -1,0 +1,210 @@
+"""What every stage of a run shares: config, data, network, graph and the run folder.
+
+`prepare` makes all of it and finds what is wrong with a config before any long work starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import config as run_config
+from jaxprune import data, models
+from jaxprune.budget import Budget
+from jaxprune.config import RunConfig
+from jaxprune.data import Dataset
+from jaxprune.data.augment import normalize
+from jaxprune.graph import ChannelGraph, trace
+from jaxprune.methods import get as get_method
+from jaxprune.report import summary as json_files
+from jaxprune.report.metrics import MetricsWriter
+from jaxprune.train.network import Network
+from jaxprune.train.state import total_steps
+
+Batch = tuple[jax.Array, jax.Array]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run that is ready to start or to go on.
+
+    Attributes:
+      config: as used.
+      folder: the run folder.
+      data: the data set.
+      network: the unpruned network's functions.
+      forward: `(variables, images) → logits`, in evaluation mode: what is traced and pruned.
+      graph: of `forward`, traced at a batch of one: costs are per image.
+      budget: the config's, with the groups that `groups` leaves whole.
+    """
+
+    config: RunConfig
+    folder: Path
+    data: Dataset
+    module: Any
+    network: Network
+    forward: Callable[[Any, jax.Array], jax.Array]
+    graph: ChannelGraph
+    budget: Budget
+
+    @property
+    def key(self) -> jax.Array:
+        """The root of all keys of the run."""
+        return jax.random.key(self.config.seed)
+
+    @property
+    def pixel_statistics(self) -> dict[str, tuple[float, ...]]:
+        """Mean and standard deviation per channel, as training and evaluation take them."""
+        return {"mean": self.data.mean, "std": self.data.std}
+
+    def prunable(self) -> list[str]:
+        """The groups that the budget lets get narrower."""
+        low, _, _ = self.budget.bounds(self.graph)
+        return [
+            n for n, lo, c in zip(self.graph.names, low, self.graph.sizes, strict=True) if lo < c
+        ]
+
+    def batches(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> list[Batch]:
+        """Normalised batches of equal size; the rest that fills no batch is left out."""
+        size = min(batch_size, len(images))
+        return [
+            (
+                normalize(jnp.asarray(images[i : i + size]), **self.pixel_statistics),
+                jnp.asarray(labels[i : i + size]),
+            )
+            for i in range(0, len(images) - size + 1, size)
+        ]
+
+    def calibration(self, images: int, batch_size: int) -> list[Batch]:
+        """Batches of training images, drawn by the run's seed."""
+        split = self.data.train
+        rng = np.random.default_rng([self.config.seed, 0xCA11B])
+        chosen = rng.permutation(len(split.images))[:images]
+        return self.batches(split.images[chosen], split.labels[chosen], batch_size)
+
+    def heldout(self, images: int | None, batch_size: int) -> list[Batch]:
+        """Batches of the held-out images: all that chooses reads these."""
+        split = self.data.heldout
+        return self.batches(split.images[:images], split.labels[:images], batch_size)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the seconds of a stage, over all processes that worked at it."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+            json_files.write(self.folder / "seconds.json", seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time per stage so far."""
+        path = self.folder / "seconds.json"
+        return json_files.read(path) if path.exists() else {}
+
+    def metrics(self) -> MetricsWriter:
+        """`metrics.jsonl`, opened for appending."""
+        return MetricsWriter(self.folder / "metrics.jsonl")
+
+
+def prepare(config: RunConfig) -> Experiment:
+    """Checks a config against data, model, method and budget, and opens the run folder.
+
+    Raises:
+      ValueError: an unknown name, a target that cannot be met, a pattern that matches nothing,
+        labels out of range, a run folder that belongs to another config.
+      OSError: a run folder that cannot be written.
+    """
+    get_method(config.method)
+    get_method(config.sensitivity.criterion)
+    dataset = data.load(
+        config.data.name,
+        data_dir=config.data.data_dir,
+        heldout=config.data.heldout,
+        seed=config.data.heldout_seed,
+    )
+    for training in (config.train, config.finetune):
+        total_steps(training, len(dataset.train.images))
+    shape = dataset.input_shape
+    module = models.build(
+        config.model.name,
+        num_classes=dataset.num_classes,
+        input_shape=shape,
+        widths=config.model.widths or None,
+        **config.model.options(),
+    )
+    network = models.network(module)
+
+    def forward(variables: Any, images: jax.Array) -> jax.Array:
+        return network.eval(variables, images, None).logits
+
+    shapes = jax.eval_shape(lambda key: models.init(module, shape, key), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    graph = trace(forward, shapes, image, protect=config.protect)
+    budget = config.budget
+    if config.groups == "inner":
+        budget = _leave_whole(budget, spanning_groups(graph))
+    budget.require_feasible(graph)
+    folder = _open_folder(config)
+    return Experiment(config, folder, dataset, module, network, forward, graph, budget)
+
+
+def spanning_groups(graph: ChannelGraph) -> list[str]:
+    """Groups that several kernels write: the sums of a residual stage, and what is tied to them."""
+    return [
+        name
+        for name, group in graph.groups.items()
+        if sum(m.role == "writes" and m.path.endswith("kernel") for m in group.members) > 1
+    ]
+
+
+def _leave_whole(budget: Budget, groups: list[str]) -> Budget:
+    return dataclasses.replace(
+        budget, limits={**budget.limits, **dict.fromkeys(groups, (1.0, 1.0))}
+    )
+
+
+def _open_folder(config: RunConfig) -> Path:
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    if path.exists():
+        before = run_config.load(path)
+        changed = _differing_fields(_as_used(before), _as_used(config))
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run of another config, which differs in {', '.join(changed)}; "
+                "choose another folder with --out, or remove that one"
+            )
+    else:
+        run_config.save(path, config)
+    return folder
+
+
+def _as_used(config: RunConfig) -> dict[str, Any]:
+    """A config as JSON would give it back, without the folder, which may be moved."""
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    fields.pop("out")
+    return fields
+
+
+def _differing_fields(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    differing = []
+    for name in {**a, **b}:
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            differing += _differing_fields(left, right, f"{prefix}{name}.")
+        elif left != right:
+            differing.append(f"{prefix}{name}")
+    return differing

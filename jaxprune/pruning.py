@@ -1,0 +1,61 @@
+"""`prune`: the whole thing in one call, on any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxprune.budget import Budget
+from jaxprune.graph import Pruned, trace
+from jaxprune.methods import get as get_method
+from jaxprune.methods.contract import Loss, Method, Score, accuracy, cross_entropy
+from jaxprune.statistics.batches import Batches, first, inputs_of
+
+
+def prune(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Batches,
+    *,
+    budget: Budget | Mapping[str, int] | str,
+    method: str | Method = "genetic",
+    loss: Loss | None = None,
+    score: Score | None = None,
+    key: jax.Array,
+    protect: Sequence[str] = (),
+    allow_inexact: bool = False,
+) -> Pruned:
+    """Traces a model, chooses its channels by a method, and cuts the rest away.
+
+    Args:
+      fn: `fn(variables, inputs)`, in evaluation mode.
+      variables: its pytree of arrays.
+      batches: a re-iterable of calibration batches: `(inputs, labels)`, or mappings with `image`
+        and `label`. A pytree of another kind goes to `fn` as it is, with your own loss and score.
+      budget: targets such as `"params/8,macs/3"`, a `Budget`, or the width of every group.
+      method: a name in `jaxprune.methods`, or a function of that contract.
+      loss: `loss(outputs, batch)`; cross-entropy by default.
+      score: `score(outputs, batch)`; accuracy by default.
+      key: of all that the method draws.
+      protect: patterns of variables whose channels stay.
+      allow_inexact: open normalisations over channels; see `trace`.
+
+    Returns:
+      The pruned network, not fine-tuned: train `pruned.wrap(fn)` on `pruned.variables`.
+
+    Raises:
+      ValueError: an unknown method, a target that cannot be met, no batches, nothing prunable, NaN
+        or infinity in the variables.
+    """
+    chosen = get_method(method) if isinstance(method, str) else method
+    budget = Budget(budget) if isinstance(budget, str) else budget
+    example = jax.tree.map(lambda x: x[:1], inputs_of(first(batches)))
+    graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
+    if isinstance(budget, Budget):
+        budget.require_feasible(graph)
+    selection = chosen(
+        graph, fn, variables, batches, budget, loss or cross_entropy, score or accuracy, key
+    )
+    return graph.slice(selection.variables, selection.masks)

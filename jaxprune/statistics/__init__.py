@@ -1,0 +1,12 @@
+"""Calibration passes: what a network reads, how its loss moves with its masks."""
+
+from jaxprune.statistics.batches import Batches, inputs_of, labels_of
+from jaxprune.statistics.gradients import MaskGradients, mask_gradients
+from jaxprune.statistics.gram import grams
+from jaxprune.statistics.population import evaluate_masks
+from jaxprune.statistics.sensitivity import sensitivity
+
+__all__ = [
+    "Batches", "MaskGradients", "evaluate_masks", "grams", "inputs_of", "labels_of",
+    "mask_gradients", "sensitivity",
+]  # fmt: skip

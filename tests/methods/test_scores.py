@@ -1,0 +1,89 @@
+"""Each criterion's scores against their definition, written out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune.methods.contract import accuracy, cross_entropy
+from jaxprune.methods.l1 import norms
+from jaxprune.statistics import mask_gradients
+
+
+def network(variables, x):
+    p = variables["params"]
+    h = jax.nn.relu(x @ p["a"]["kernel"] * p["a"]["scale"])
+    return jax.nn.relu(h @ p["b"]["kernel"]) @ p["c"]["kernel"]
+
+
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(0)
+
+    def array(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    params = {
+        "a": {"kernel": array(5, 8), "scale": array(8)},
+        "b": {"kernel": array(8, 7)},
+        "c": {"kernel": array(7, 3)},
+    }
+    batch = (array(12, 5), jnp.asarray(rng.integers(0, 3, 12)))
+    variables = {"params": params}
+    return jp.trace(network, variables, batch[0]), variables, batch
+
+
+def kept(case, name, widths):
+    graph, variables, batch = case
+    selection = jp.methods[name](
+        graph, network, variables, [batch], widths, cross_entropy, accuracy, jax.random.key(0)
+    )
+    return {group: set(np.flatnonzero(m).tolist()) for group, m in selection.masks.items()}
+
+
+def expected(scores, width):
+    return set(np.argsort(-np.asarray(scores))[:width].tolist())
+
+
+A, B = "params/a/kernel[1]", "params/b/kernel[1]"
+WIDTHS = {A: 3, B: 4}
+
+
+def test_norms(case):
+    _, variables, _ = case
+    kernel = np.asarray(variables["params"]["a"]["kernel"])
+    np.testing.assert_allclose(norms(case[0], variables)[A], np.abs(kernel).sum(0), rtol=1e-6)
+    assert kept(case, "l1", WIDTHS)[A] == expected(np.abs(kernel).sum(0), 3)
+    assert kept(case, "l2", WIDTHS)[A] == expected(np.linalg.norm(kernel, axis=0), 3)
+
+
+def test_batchnorm_scale_needs_a_scale(case):
+    with pytest.raises(ValueError, match=r"group params/b/kernel\[1\] goes through no BatchNorm"):
+        kept(case, "batchnorm_scale", WIDTHS)
+
+
+def test_geometric_median(case):
+    kernel = np.asarray(case[1]["params"]["b"]["kernel"]).T
+    distances = np.linalg.norm(kernel[:, None] - kernel[None], axis=-1).sum(1)
+    assert kept(case, "geometric_median", WIDTHS)[B] == expected(distances, 4)
+
+
+def test_mask_gradients_equal_a_loop_over_samples(case):
+    graph, variables, (x, y) = case
+    found = mask_gradients(graph, network, variables, [(x, y)], cross_entropy)
+
+    def loss(masks, i):
+        one = (x[i : i + 1], y[i : i + 1])
+        return cross_entropy(graph.masked(network)(variables, masks, one[0]), one)
+
+    each = [jax.grad(loss)(graph.full_masks(), i) for i in range(len(x))]
+    for group in graph.groups:
+        g = np.stack([np.asarray(e[group], np.float64) for e in each])
+        np.testing.assert_allclose(found.mean[group], g.mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.absolute[group], np.abs(g).mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.square[group], np.square(g).mean(0), rtol=1e-4, atol=1e-6)
+    assert kept(case, "taylor", WIDTHS)[A] == expected(found.absolute[A], 3)
+    assert kept(case, "fisher", WIDTHS)[A] == expected(found.square[A], 3)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from jaxprune import config as run_config
+from jaxprune import pipeline
+from jaxprune.budget import Budget
+from jaxprune.config import (
+    EvaluationConfig,
+    ModelConfig,
+    RecalibrationConfig,
+    RunConfig,
+    SensitivityConfig,
+    StatisticsConfig,
+)
+from jaxprune.data import Dataset
+from jaxprune.report import metrics
+from jaxprune.search import SearchConfig
+from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
+
+REPOSITORY = Path(__file__).parents[2]
+WIDTHS = {"conv1_1": 8, "conv1_2": 8, "conv2_1": 8, "conv2_2": 8, "conv3_1": 8, "conv3_2": 8}
+
+
+def tiny(out, **changes) -> RunConfig:
+    training = TrainConfig(
+        epochs=1, batch_size=128, optimizer=OptimizerConfig(learning_rate=0.05), crop_padding=1,
+        flip=False,
+    )  # fmt: skip
+    base = RunConfig(
+        name="tiny",
+        out=str(out),
+        model=ModelConfig(name="vgg_small", widths=WIDTHS),
+        train=training,
+        sensitivity=SensitivityConfig(kept=(0.25, 0.5), images=100, batch_size=100),
+        budget=Budget("params/3,macs/2"),
+        statistics=StatisticsConfig(images=64, batch_size=32),
+        search=SearchConfig(population=16, generations=8),
+        recalibration=RecalibrationConfig(images=128, batch_size=64),
+        finetune=training,
+        evaluation=EvaluationConfig(latency_repeats=2, latency_batch=8),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, pipeline.run(tiny(folder))
+
+
+def test_the_folder_holds_what_is_promised(finished):
+    folder, summary = finished
+    assert json.loads((folder / "summary.json").read_text()).keys() == summary.keys()
+    for name in (
+        "baseline_accuracy", "pruned_accuracy_before_finetune",
+        "pruned_accuracy_before_finetune_recalibrated", "pruned_accuracy", "control_accuracy",
+        "params_before", "params_after", "macs_before", "macs_after", "latency_before_ms",
+        "latency_after_ms", "seconds", "seed", "versions",
+    ):  # fmt: skip
+        assert name in summary
+    assert summary["params_before"] / summary["params_after"] >= 3
+    assert summary["macs_before"] / summary["macs_after"] >= 2
+    assert run_config.load(folder / "config.json") == tiny(folder)
+    plots = {"sensitivity.png", "convergence.png", "kept_channels.png", "tradeoff.png"}
+    assert plots <= {p.name for p in (folder / "plots").iterdir()}
+    stages = [record["stage"] for record in metrics.read(folder / "metrics.jsonl")]
+    assert list(dict.fromkeys(stages)) == ["train", "finetune", "control"]
+    assert set(summary["seconds"]) >= {"train", "sensitivity", "search", "finetune", "evaluate"}
+
+
+def test_the_pruned_network_loads_and_is_as_small_as_it_says(finished):
+    folder, summary = finished
+    pruned = jp.load(folder / "pruned")
+    assert pruned.widths == summary["widths"]
+    assert (
+        sum(x.size for x in jax.tree.leaves(pruned.variables["params"])) == summary["params_after"]
+    )
+    run = pipeline.prepare(tiny(folder))
+    image = np.zeros((2, 8, 8, 1), np.float32)
+    module = jp.models.from_pruned(run.module, pruned)
+    np.testing.assert_allclose(
+        module.apply(pruned.variables, image),
+        pruned.wrap(run.forward)(pruned.variables, image),
+        atol=1e-5,
+    )
+
+
+def test_one_seed_one_result_and_another_seed_another(finished, tmp_path):
+    folder, summary = finished
+    again = pipeline.run(tiny(tmp_path / "again"))
+    other = pipeline.run(tiny(tmp_path / "other", seed=1))
+    accuracies = [name for name in summary if name.endswith("accuracy")]
+    assert [again[n] for n in accuracies] == [summary[n] for n in accuracies]
+
+    def kept(path):
+        return {n: i.tolist() for n, i in jp.load(path / "pruned").indices.items()}
+
+    assert kept(tmp_path / "again") == kept(folder)
+    assert kept(tmp_path / "other") != kept(folder)
+    assert other["seed"] == 1
+
+
+def test_only_evaluation_reads_the_test_part(tmp_path, monkeypatch):
+    def no_test(self):
+        raise AssertionError("read before its time")
+
+    monkeypatch.setattr(Dataset, "test", property(no_test))
+    with pytest.raises(AssertionError, match="before its time"):
+        pipeline.run(tiny(tmp_path))
+    assert (tmp_path / "pruned" / "spec.json").exists()
+    monkeypatch.undo()
+    assert "pruned_accuracy" in pipeline.run(tiny(tmp_path))  # and goes on from there
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"budget": Budget("params/100000")}, "beyond reach"),
+        ({"protect": ("nowhere",)}, "pattern 'nowhere' matches none"),
+        ({"data": dataclasses.replace(RunConfig().data, name="no_such_set")}, "no_such_set"),
+        ({"model": ModelConfig(name="vgg17")}, "vgg17"),
+    ],
+)
+def test_bad_input_stops_before_any_work(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(tiny(tmp_path / "x", **changes))
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_a_folder_of_another_config_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match=r"differs in search.population"):
+        pipeline.run(tiny(folder, search=SearchConfig(population=32, generations=8)))
+
+
+def _tfds() -> str | None:
+    found = os.environ.get("TFDS_DATA_DIR") or str(REPOSITORY.parent / "shared" / "tfds")
+    return found if (Path(found) / "cifar10").exists() else None
+
+
+@pytest.mark.skipif(_tfds() is None, reason="needs CIFAR-10 in TFDS_DATA_DIR or ../shared/tfds")
+def test_smoke_run_on_cifar10(tmp_path):
+    command = [
+        sys.executable, "-m", "jaxprune", "run", "configs/cifar10_smoke.py", "--out", str(tmp_path),
+    ]  # fmt: skip
+    environment = {**os.environ, "TFDS_DATA_DIR": str(_tfds())}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["params_before"] / summary["params_after"] >= 4
+    assert "tensorflow" not in done.stderr
