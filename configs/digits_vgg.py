@@ -1,0 +1,38 @@
+"""The main job: a small VGG on scikit-learn's handwritten digits, nothing to download.
+
+    jaxprune run configs/digits_vgg.py
+
+Time: to be measured.
+Result: to be measured.
+"""
+
+from jaxprune.budget import Budget
+from jaxprune.config import DataConfig, ModelConfig, RecalibrationConfig, RunConfig
+from jaxprune.search.run import SearchConfig
+from jaxprune.train.loop import TrainConfig
+from jaxprune.train.losses import DistillConfig
+from jaxprune.train.optimizer import OptimizerConfig
+
+config = RunConfig(
+    name="digits_vgg",
+    data=DataConfig(name="digits", heldout=200),
+    model=ModelConfig(name="vgg_small"),
+    train=TrainConfig(
+        epochs=30,
+        batch_size=64,
+        optimizer=OptimizerConfig(learning_rate=0.05),
+        crop_padding=1,
+        flip=False,
+    ),
+    budget=Budget("params/8,macs/3"),
+    search=SearchConfig(population=128, generations=300),
+    recalibration=RecalibrationConfig(images=512, batch_size=128),
+    finetune=TrainConfig(
+        epochs=20,
+        batch_size=64,
+        optimizer=OptimizerConfig(learning_rate=0.02),
+        crop_padding=1,
+        flip=False,
+    ),
+    distill=DistillConfig(attention=1e3),
+)

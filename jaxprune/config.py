@@ -1,0 +1,246 @@
+"""The configuration of a run: frozen dataclasses, all of whose fields the command line can set.
+
+A file in `configs/` defines `config = RunConfig(...)`. The text under each field is what `--help`
+shows, a sentence a line. Checks that need one field alone are made when a config is built; the
+names of data sets, models and methods are checked by their rooms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import runpy
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxprune.budget import Budget
+from jaxprune.report import summary
+from jaxprune.report.encode import plain
+from jaxprune.search.run import SearchConfig
+from jaxprune.train.loop import TrainConfig
+from jaxprune.train.losses import DistillConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data set, and the part of its training images that is held out for choosing."""
+
+    name: str = "digits"
+    """`digits` (embedded), or a data set of images from TFDS: `cifar10`, `svhn_cropped`, …"""
+    data_dir: str | None = None
+    """Where TFDS keeps its data; TFDS_DATA_DIR of the environment where this is not given."""
+    heldout: int | str = 200
+    """How many training images, balanced over the classes, are held out for choosing.
+    Or the path of a file with their ids, one a line."""
+    heldout_seed: int = 0
+    """Which images are held out; not the run's seed, so that runs compare."""
+
+    def __post_init__(self):
+        if isinstance(self.heldout, int):
+            _at_least("data.heldout", self.heldout, 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network that is trained and pruned."""
+
+    name: str = "vgg_small"
+    """Small images: `vgg_small`, `vgg16`, `vgg19`, `resnet20`, `resnet56`, `resnet110`.
+    ImageNet: `vgg16_imagenet`, `vgg19_imagenet`, `resnet18`, `resnet34`, `resnet50`, …"""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Channels of single layers by name, where they are not the usual ones: `conv1_1 24`."""
+    shortcut: Literal["A", "B"] | None = None
+    """Shortcut of a CIFAR ResNet where it widens: A pads with zeros, B is a 1x1 convolution."""
+    dropout: float | None = None
+    """Dropout rate of an ImageNet VGG's classifier."""
+
+    def options(self) -> dict[str, Any]:
+        """What `jaxprune.models.build` gets beside name and shapes: the options that are set."""
+        options = {"shortcut": self.shortcut, "dropout": self.dropout}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SensitivityConfig:
+    """How accuracy and loss are measured as one group after the other gets narrower."""
+
+    kept: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Kept fractions of a group's channels at which it is measured, in (0, 1)."""
+    criterion: str = "l1"
+    """The method that ranks the channels for these measurements."""
+    images: int | None = None
+    """How many held-out images are used; all of them where this is not given."""
+    batch_size: int = 256
+    """Images a batch; the result does not depend on it."""
+
+    def __post_init__(self):
+        if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
+            raise ValueError(
+                f"sensitivity.kept must hold fractions in (0, 1), not {list(self.kept)}"
+            )
+        _at_least("sensitivity.images", self.images, 1)
+        _at_least("sensitivity.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class StatisticsConfig:
+    """The calibration pass: what the consumers of the channels read, as Gram matrices."""
+
+    images: int = 512
+    """Calibration images, drawn from the training part by the run's seed."""
+    batch_size: int = 64
+    """Images a batch; a smaller one needs less memory."""
+    positions: int | None = 16
+    """Output positions of a convolution that are drawn from each image; None takes all of them."""
+    weighting: Literal["energy", "sum"] = "energy"
+    """Whether each consumer's error counts relative to its output, or as it is."""
+
+    def __post_init__(self):
+        _at_least("statistics.images", self.images, 1)
+        _at_least("statistics.batch_size", self.batch_size, 1)
+        _at_least("statistics.positions", self.positions, 1)
+
+
+@dataclass(frozen=True)
+class RecalibrationConfig:
+    """BatchNorm statistics taken anew after channels were cut."""
+
+    images: int = 1000
+    """Training images that they are taken from."""
+    batch_size: int = 100
+    """Images a batch."""
+
+    def __post_init__(self):
+        _at_least("recalibration.images", self.images, 1)
+        _at_least("recalibration.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Accuracy on the test part, and latency."""
+
+    images: int | None = None
+    """How many test images are used; all of them where this is not given."""
+    batch_size: int = 500
+    """Images a batch when accuracy is measured."""
+    latency_batch: int = 64
+    """Images a batch when latency is measured."""
+    latency_repeats: int = 20
+    """Timed calls; the median counts."""
+
+    def __post_init__(self):
+        _at_least("evaluation.images", self.images, 1)
+        _at_least("evaluation.batch_size", self.batch_size, 1)
+        _at_least("evaluation.latency_batch", self.latency_batch, 1)
+        _at_least("evaluation.latency_repeats", self.latency_repeats, 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: train a network, prune it to a budget, fine-tune it with its old self as a teacher."""
+
+    name: str = "run"
+    """What the run is called."""
+    out: str | None = None
+    """The run folder; `runs/NAME` where this is not given."""
+    seed: int = 0
+    """Weights, order of the data, calibration images and search all follow from it."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training of the unpruned network."""
+    groups: Literal["inner", "all"] = "inner"
+    """Whether residual groups that span a stage stay whole (`inner`) or are pruned too (`all`)."""
+    protect: tuple[str, ...] = ()
+    """Patterns of variables whose channels stay: `conv1_1`, `stage3/*`."""
+    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
+    allocation: Literal["sensitivity", "tolerance", "proportional"] = "sensitivity"
+    """How the budget becomes a width for each group.
+    Least predicted loss, one accuracy drop for all as in the paper, or one fraction for all."""
+    budget: Budget = field(default_factory=lambda: Budget("params/8,macs/3"))
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    method: str = "genetic"
+    """What chooses the channels: `genetic`, or another name of `jaxprune.methods`."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+    """The training of the pruned network, and of the control."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    control: bool = True
+    """Also fine-tune the unpruned network, with the same distillation, for comparison."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(f"name must be the name of a folder, not {self.name!r}")
+        _at_least("seed", self.seed, 0)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out) if self.out else Path("runs") / self.name
+
+
+def load(path: str | os.PathLike[str]) -> RunConfig:
+    """The config that a file defines: a Python file's `config`, or a run folder's `config.json`.
+
+    A Python file is executed.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it fails, defines no `config`, or that is no RunConfig.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no config file {path}")
+    if path.suffix == ".json":
+        return _decode(RunConfig, summary.read(path), str(path))
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:
+        raise ValueError(f"{path} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(config, RunConfig):
+        found = "does not define it" if config is None else f"defines a {type(config).__name__}"
+        raise ValueError(f"{path} must define `config = RunConfig(...)`, but {found}")
+    return config
+
+
+def save(path: str | os.PathLike[str], config: RunConfig) -> None:
+    """Writes a config as JSON, so that `load` gives an equal one back."""
+    summary.write(path, plain(config))
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    """The dataclass `kind` from JSON; `where` names the place in an error."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} must be an object with the fields of {kind.__name__}")
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}
+    for name in data:
+        if name not in names:
+            raise ValueError(f"{where} has a field {name!r} that {kind.__name__} does not know")
+    return kind(
+        **{
+            name: _decode(hints[name], value, f"{where}: {name}")
+            if dataclasses.is_dataclass(hints[name])
+            else _tuples(value)
+            for name, value in data.items()
+        }
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a frozen config holds."""
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    """Raises a ValueError that names the field where its value is too small or not finite."""
+    if value is not None and not (value >= least and math.isfinite(value)):
+        raise ValueError(f"{name} must be at least {least}, not {value}")

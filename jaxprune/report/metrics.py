@@ -1,0 +1,78 @@
+"""`metrics.jsonl`: one JSON object a line, appended while a run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxprune.report.encode import plain
+
+
+class MetricsWriter:
+    """Appends records to a JSON-lines file; each is on its way to the disk when `write` returns.
+
+    A process that was killed while it wrote leaves a torn last line: opening the file again cuts
+    it off, so that the next record does not continue it.
+
+    >>> with MetricsWriter("runs/digits/metrics.jsonl") as metrics:
+    ...     metrics.write(stage="train", step=100, loss=0.31)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Opens `path` for appending and makes its folder where there is none."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab+")
+        self._file.truncate(_complete(self._file))
+
+    def write(self, **record: Any) -> None:
+        """Appends one record; values may be NumPy or JAX scalars, a non-finite one becomes null."""
+        line = json.dumps(plain(record), allow_nan=False, ensure_ascii=False) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a metrics file, in order; a torn last line is left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a complete line that is no JSON object, with its number.
+    """
+    records = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+def _complete(file: Any, block: int = 1 << 16) -> int:
+    """The length of `file` up to and with its last newline, found from its end."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,115 @@
+"""The summary of a run as the table that ends it on the terminal: 80 columns are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jaxprune.report.progress import duration
+
+# The ladder of accuracies, in the order in which a run comes by them.
+_ACCURACIES = {
+    "baseline_accuracy": "unpruned",
+    "control_accuracy": "unpruned, trained on like the pruned one",
+    "pruned_accuracy_before_finetune": "pruned, as cut",
+    "pruned_accuracy_before_finetune_recalibrated": "pruned, BatchNorm statistics anew",
+    "pruned_accuracy": "pruned, fine-tuned",
+}
+_COSTS = {"params": "parameters", "macs": "MACs per image", "latency": "latency per batch"}
+_WIDTH = 78
+
+
+def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints `render(summary)` to the standard output, or to `console`."""
+    (console or Console(highlight=False)).print(render(summary))
+
+
+def render(summary: Mapping[str, Any]) -> RenderableType:
+    """The table of a summary (`jaxprune.report.summary`); what is absent from it is left out."""
+    parts: list[RenderableType] = [_title(summary), "", _accuracies(summary), "", _costs(summary)]
+    if summary.get("seconds"):
+        parts += ["", _seconds(summary["seconds"])]
+    if summary.get("versions"):
+        versions = " · ".join(f"{name} {v}" for name, v in summary["versions"].items())
+        parts += ["", Text(versions, style="bright_black")]
+    return Padding(Group(*parts), 1)
+
+
+def _title(summary: Mapping[str, Any]) -> Text:
+    """Name, method, seed and folder of the run."""
+    text = Text(str(summary.get("name", "jaxprune")), style="bold")
+    details = [str(summary["method"])] if "method" in summary else []
+    details += [f"seed {summary['seed']}"] if "seed" in summary else []
+    details += [str(summary["out"])] if "out" in summary else []
+    return text.append("".join(f" · {d}" for d in details), style="bright_black")
+
+
+def _accuracies(summary: Mapping[str, Any]) -> Table:
+    """Every accuracy, and how far it lies from the unpruned network and from the control."""
+    table = _table("test accuracy", "", "to unpruned", "to control")
+    for key, label in _ACCURACIES.items():
+        value = summary.get(key)
+        if value is None:
+            continue
+        first, last = key == "baseline_accuracy", key == "pruned_accuracy"
+        table.add_row(
+            label,
+            f"{value:.2%}",
+            "" if first else _points(value, summary.get("baseline_accuracy")),
+            _points(value, summary.get("control_accuracy")) if last else "",
+            style="bold" if last else None,
+        )
+    return table
+
+
+def _costs(summary: Mapping[str, Any]) -> Table:
+    """Parameters, MACs and latency before and after, the factor between them and its target."""
+    targets = summary.get("targets") or {}
+    table = _table("cost", "before", "after", "factor", "target" if targets else "")
+    for key, label in _COSTS.items():
+        unit = "_ms" if key == "latency" else ""
+        before, after = summary.get(f"{key}_before{unit}"), summary.get(f"{key}_after{unit}")
+        if before is None or after is None:
+            continue
+        table.add_row(
+            label,
+            *(f"{v:,.2f} ms" if unit else f"{v:,.0f}" for v in (before, after)),
+            Text(f"{before / after:.2f}×" if after else "", style="bold"),
+            f"{targets[key]:g}×" if key in targets else "",
+        )
+    return table
+
+
+def _seconds(seconds: Mapping[str, float]) -> Table:
+    """The wall time of each stage, with its share as a bar."""
+    total = seconds.get("total", sum(seconds.values()))
+    table = _table("stage", "time")
+    for stage, value in seconds.items():
+        if stage != "total":
+            bar = Text("▪" * round(40 * value / total) if total else "", style="cyan")
+            table.add_row(Text(f"{stage:<16}").append(bar), duration(value))
+    table.add_row("total", duration(total), style="bold")
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table of the common width: words to the left, figures to the right."""
+    table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, header_style="cyan")
+    table.pad_edge = table.show_edge = False
+    table.add_column(first, ratio=1)
+    for column in others:
+        table.add_column(column, justify="right", no_wrap=True, min_width=6)
+    return table
+
+
+def _points(value: float, reference: float | None) -> str:
+    """The difference of two accuracies in percentage points: `−0.16 pp`."""
+    if reference is None:
+        return ""
+    return f"{100 * (value - reference):+.2f} pp".replace("-", "−")

@@ -1,0 +1,66 @@
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+
+from jaxprune.report import plots, style
+
+GROUPS = [f"params/conv{stage}_{i}/kernel[3]" for stage in range(1, 6) for i in (1, 2, 3)][:13]
+KEPT = np.array([0.5, 0.1, 0.9])
+
+
+def draw(name, path, count=13):
+    groups = GROUPS[:count]
+    if name == "sensitivity":
+        plots.sensitivity(
+            path, KEPT, dict.fromkeys(groups, KEPT * 0.9), 0.93, dict.fromkeys(groups, 0.3)
+        )
+    elif name == "convergence":
+        plots.convergence(path, {g: [3.0, 2.0, np.nan] for g in groups} | {groups[0]: [0.0, 0.0]})
+    elif name == "kept_channels":
+        plots.kept_channels(path, dict.fromkeys(groups, 1), dict.fromkeys(groups, 512))
+    else:
+        before = {"params": 8.0, "macs": 3.0}
+        points = [
+            {"label": "unpruned", "accuracy": 0.99, **before, "kind": "reference"},
+            {"label": "pruned", "accuracy": 1.0, "params": 1, "macs": 1, "kind": "result"},
+            {"label": "as cut", "accuracy": 0.0, "params": 1, "macs": 1},
+        ]
+        plots.tradeoff(path, points, before)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "convergence", "kept_channels", "tradeoff"])
+def test_a_plot_is_a_png_that_is_not_blank_and_repeats_to_the_byte(name, tmp_path):
+    first, second = tmp_path / "new" / "a.png", tmp_path / "b.png"
+    settings = dict(matplotlib.rcParams)
+    draw(name, first)
+    draw(name, second)
+    image = matplotlib.image.imread(first)
+    assert min(image.shape[:2]) > 400 and image[..., :3].std() > 0.05
+    assert first.read_bytes() == second.read_bytes()
+    assert dict(matplotlib.rcParams) == settings
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "convergence", "kept_channels"])
+def test_one_group_is_enough(name, tmp_path):
+    draw(name, tmp_path / "a.png", count=1)
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_short_names_stay_unique():
+    names = ["params/a/conv/kernel[3]", "params/a/conv/kernel[2]", "params/conv/kernel[3]", "w[0]"]
+    short = style.short_names(names)
+    assert short["params/conv/kernel[3]"] == "conv"
+    assert short["params/a/conv/kernel[3]"] == "params/a/conv/kernel[3]"
+    assert short["w[0]"] == "w[0]"
+    assert len(set(short.values())) == 4
+
+
+def test_spread_keeps_apart_in_order_and_moves_no_more_than_it_must():
+    positions = np.random.default_rng(0).uniform(0, 3, 12)
+    placed = style.spread(positions, 0.2)
+    order = np.argsort(positions)
+    assert np.all(np.diff(placed[order]) >= 0.2 - 1e-12)
+    np.testing.assert_allclose(style.spread([5.0, 1.0, 3.0], 0.5), [5.0, 1.0, 3.0])
+    np.testing.assert_allclose(style.spread([1.0, 1.0], 0.5), [0.75, 1.25])
+    np.testing.assert_allclose(style.spread([2.0, 1.9, 0.0], 0.5), [2.2, 1.7, 0.0])
