@@ -1,0 +1,121 @@
+"""BatchNorm statistics taken anew, as they have to be after channels are cut."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.data.augment import normalize
+from jaxprune.train.network import Forward, Network
+
+
+def recalibrate(
+    network: Network,
+    variables: Any,
+    images: np.ndarray,
+    *,
+    batch_size: int = 128,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int = 0,
+) -> Any:
+    """The variables with every running statistic replaced by its mean over calibration batches.
+
+    Exact whatever the moving average's momentum is, and without knowing it. A running statistic is
+    updated to `f(s) = a s + (1 - a) b` from the batch's own `b`, and `b` does not depend on `s` in
+    training mode. So `f(0) = (1 - a) b`, the derivative of `f` is `a`, one forward pass with its
+    derivative along ones gives both, and `b = f(0) / (1 - a)` up to rounding (relative 1e-6 at a
+    momentum of 0.99 in float32). The result is the mean of `b`, not weighted by age.
+
+    State that the first batch leaves unchanged, and whatever is not floating-point (counters,
+    keys), stays as it is.
+
+    Args:
+      network: its training mode gives the statistics.
+      variables: `{"params": ..., **state}`.
+      images: calibration images uint8 `[N, H, W, C]`; the rest that fills no batch is left out.
+      batch_size: images a batch; all of them where there are fewer.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel, of pixels in [0, 1].
+      seed: drives dropout, where the network has it.
+
+    Raises:
+      ValueError: no images.
+    """
+    if len(images) == 0:
+        raise ValueError("there are no calibration images to take BatchNorm statistics from")
+    size = min(batch_size, len(images))
+    batches = [np.asarray(images[i * size : (i + 1) * size]) for i in range(len(images) // size)]
+    keys = jax.random.split(jax.random.key(seed), len(batches))
+    step = _step(network.train, tuple(map(float, mean)), tuple(map(float, std)))
+
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    leaves, tree = jax.tree.flatten(state)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+
+    def run(i: int, running: list[bool]) -> tuple[list[jax.Array], list[jax.Array]]:
+        return step(variables["params"], tree.unflatten(leaves), running, batches[i], keys[i])
+
+    updated, _ = run(0, [False] * len(leaves))
+    running = [
+        bool(jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.any(new != leaf))
+        for new, leaf in zip(updated, leaves, strict=True)
+    ]
+    if not any(running):
+        return variables
+    sums = [jnp.zeros_like(leaf) for leaf in leaves]
+    for i in range(len(batches)):
+        _, own = run(i, running)
+        sums = [s + b for s, b in zip(sums, own, strict=True)]
+    fresh = [
+        s / len(batches) if moves else leaf
+        for s, moves, leaf in zip(sums, running, leaves, strict=True)
+    ]
+    return {"params": variables["params"], **tree.unflatten(fresh)}
+
+
+@functools.lru_cache(maxsize=4)
+def _step(
+    train: Forward, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., tuple[list[jax.Array], list[jax.Array]]]:
+    """Cached, so that each network compiles once; few, so that it is freed."""
+
+    @jax.jit
+    def step(
+        params: Any,
+        state: dict[str, Any],
+        running: list[jax.Array],
+        images: jax.Array,
+        key: jax.Array,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """The updated state, and the batch's own statistics `b` of the leaves that are running.
+
+        `running` is data, so that finding those leaves and averaging them share a compilation.
+        """
+        leaves, tree = jax.tree.flatten(state)
+        where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        normalized = normalize(images, mean=mean, std=std)
+
+        def update(floats: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+            given = list(leaves)
+            for i, leaf in zip(where, floats, strict=True):
+                given[i] = leaf
+            out = train({"params": params, **tree.unflatten(given)}, normalized, key)
+            new = jax.tree.leaves(out.state)
+            return [new[i] for i in where], new
+
+        at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
+        along = [jnp.full_like(leaves[i], 1.0) * running[i] for i in where]
+        floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
+        own = [jnp.zeros_like(leaf) for leaf in leaves]
+        for i, value, slope in zip(where, floats, slopes, strict=True):
+            # A unit with slope 1 is not averaged but kept; 0 / 0 would spoil it.
+            own[i] = jnp.where(slope == 1, leaves[i], value / jnp.where(slope == 1, 1, 1 - slope))
+        return new, own
+
+    return step

@@ -1,0 +1,192 @@
+"""Training: one jitted step that gathers, augments, asks the teacher, and updates.
+
+Axes: `N` examples, `B` batch; images are uint8 `[N, H, W, C]` and stay on the device.
+
+Everything random is a pure function of (seed, step): the order of the data, the augmentation and
+the dropout. A run that stops after any step and goes on from its `TrainState` ends with the same
+bits as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.data.batches import batch_indices
+from jaxprune.data.dataset import Split
+from jaxprune.graph import paths
+from jaxprune.train.losses import DistillConfig
+from jaxprune.train.network import Network
+from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
+from jaxprune.train.step import MAX_CHUNK, Data, cast, program
+
+CHUNK_SECONDS = 1.0
+"""Time between two reports that the number of steps aims at."""
+
+
+class Chunk(NamedTuple):
+    """What a callback hears after every chunk of steps.
+
+    Attributes:
+      steps: `[n]`, the numbers of the steps just done, from 0.
+      metrics: by name, one value a step `[n]`: `loss` and its terms, `accuracy` on the batch,
+        `gradient_norm` before clipping, `learning_rate`.
+      done: steps done since the start of the training.
+      total: steps of the whole training.
+      epoch: epochs done, as a fraction.
+      ends_epoch: whether the last step was an epoch's last; chunks never reach over one.
+    """
+
+    steps: np.ndarray
+    metrics: dict[str, np.ndarray]
+    done: int
+    total: int
+    epoch: float
+    ends_epoch: bool
+
+
+OnChunk = Callable[[TrainState, Chunk], None]
+"""Called between chunks. The state's buffers are handed to the next chunk: save or read it at once,
+copy what has to last."""
+
+
+def fit(
+    network: Network,
+    variables: Any,
+    split: Split,
+    config: TrainConfig,
+    *,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    teacher: tuple[Network, Any] | None = None,
+    distill: DistillConfig | None = None,
+    on_chunk: OnChunk | None = None,
+    state: TrainState | None = None,
+    stop_after: int | None = None,
+) -> TrainState:
+    """Trains a network, alone or guided by a teacher.
+
+    The teacher runs in evaluation mode on the same augmented view within the same step. One program
+    is compiled for the whole training, and found again by a later call with the same networks and
+    configs.
+
+    Args:
+      network: the network to train, a pair of pure functions.
+      variables: `{"params": ..., **state}` to start from; left as they are.
+      split: the training images and labels.
+      config: how long and how.
+      seed: with the step, decides the order of the data, the augmentation and the dropout.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel, of pixels in [0, 1].
+      teacher: its network and variables.
+      distill: weights of the teacher's terms in the loss; by default `DistillConfig()`.
+      on_chunk: called after every chunk of steps, about once a second.
+      state: goes on from here instead of from `variables`.
+      stop_after: stops when this many steps are done since the training's start.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ValueError: empty or mismatched data, labels beyond the classes, weights that are not finite.
+      FloatingPointError: a loss or gradient that is not finite, naming the step.
+    """
+    images, labels = np.asarray(split.images), np.asarray(split.labels)
+    _check_data(images, labels)
+    total = total_steps(config, len(images))
+    start_state = initial_state(variables, config) if state is None else state
+    _check_finite(start_state.variables, "variables")
+    if teacher:
+        _check_finite(teacher[1], "teacher")
+    # Copied once, since every step overwrites its input's buffers.
+    current: TrainState = jax.tree.map(_copy, start_state)
+    compiled = program(
+        network,
+        teacher[0] if teacher else None,
+        config,
+        distill or DistillConfig(),
+        total,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        classes=int(labels.max()) + 1,
+    )
+    data = Data(
+        images=jnp.asarray(images),
+        labels=jnp.asarray(labels, jnp.int32),
+        key=jax.random.key(seed),
+        teacher=cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None,
+    )
+    per_epoch = len(images) // config.batch_size
+    stop = total if stop_after is None else min(stop_after, total)
+    # XLA's CPU backend takes a hundred times as long for a convolution's kernel gradient within a
+    # loop; there, steps are dispatched one by one.
+    advance = compiled.one_by_one if jax.default_backend() == "cpu" else compiled.looped
+    start, length = int(current.step), 1
+    while start < stop:
+        end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
+        steps = np.arange(start, end)
+        order = [batch_indices(seed, s, len(images), config.batch_size) for s in range(start, end)]
+        began = time.perf_counter()
+        current, metrics = advance(current, data, np.stack(order))
+        seconds = (time.perf_counter() - began) / len(steps)
+        _check_metrics(metrics, steps, per_epoch)
+        if on_chunk is not None:
+            ends = end % per_epoch == 0
+            on_chunk(current, Chunk(steps, metrics, end, total, end / per_epoch, ends))
+        # Grown by and by, since the first chunk's time is mostly compilation.
+        length = max(1, min(4 * length, MAX_CHUNK, int(CHUNK_SECONDS / seconds)))
+        start = end
+    return current
+
+
+def _copy(leaf: Any) -> jax.Array:
+    # With the dtype given, the copy is not weakly typed: the second step would compile anew.
+    return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
+
+
+def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
+    if len(images) == 0:
+        raise ValueError("split.images is empty: there is nothing to train on")
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"split.images has to be uint8 [N, H, W, C], got {images.dtype} {images.shape}"
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"split.labels has to be integers [{len(images)}], got {labels.dtype} {labels.shape}"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"split.labels has {labels.min()}; classes count from 0")
+
+
+def _check_finite(variables: Any, whose: str) -> None:
+    named = paths.leaves(variables)
+    verdicts = jax.device_get(_finite([leaf for _, leaf in named]))
+    bad = [name for (name, _), good in zip(named, verdicts, strict=True) if not good]
+    if bad:
+        raise ValueError(f"NaN or infinity in the {whose} before training: {', '.join(bad[:8])}")
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+
+
+def _check_metrics(metrics: dict[str, np.ndarray], steps: np.ndarray, per_epoch: int) -> None:
+    for name in ("loss", "gradient_norm"):
+        bad = np.flatnonzero(~np.isfinite(metrics[name]))
+        if bad.size:
+            step, value = int(steps[bad[0]]), metrics[name][bad[0]]
+            terms = {k: float(v[bad[0]]) for k, v in metrics.items() if math.isfinite(v[bad[0]])}
+            raise FloatingPointError(
+                f"{name} is {value} at step {step} (epoch {step / per_epoch:.2f}), beside {terms}; "
+                "a lower learning_rate, a longer warmup or clip_norm=1.0 in "
+                "OptimizerConfig usually helps"
+            )

@@ -1,0 +1,153 @@
+"""One training step, compiled: gather, augment, ask the teacher, differentiate, update.
+
+Axes: `N` examples, `B` batch, `n` steps of a chunk. Everything random in a step is a pure function
+of (key, step).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune.data.augment import augment
+from jaxprune.graph import paths
+from jaxprune.train.losses import DistillConfig, objective
+from jaxprune.train.network import Network, Output
+from jaxprune.train.optimizer import build, learning_rate
+from jaxprune.train.state import TrainConfig, TrainState
+
+MAX_CHUNK = 256
+"""Steps that are dispatched together, at most."""
+
+
+class Data(NamedTuple):
+    """What every step reads and none changes."""
+
+    images: jax.Array
+    labels: jax.Array
+    key: jax.Array
+    teacher: Any
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled step, and the two ways of running a chunk of them (`order` is `[n, B]`)."""
+
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    loop: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+    def one_by_one(self, state: TrainState, data: Data, order: np.ndarray):
+        """One dispatch a step."""
+        metrics = []
+        for indices in order:
+            state, step_metrics = self.step(state, data, indices)
+            metrics.append(step_metrics)
+        columns = jax.device_get(metrics)
+        return state, {name: np.array([m[name] for m in columns]) for name in columns[0]}
+
+    def looped(self, state: TrainState, data: Data, order: np.ndarray):
+        """One dispatch a chunk; the shapes, so the compilation, are those of the longest chunk."""
+        count = len(order)
+        padded = np.concatenate([order, np.zeros((MAX_CHUNK - count, order.shape[1]), order.dtype)])
+        state, metrics = self.loop(state, data, padded, count)
+        return state, {name: value[:count] for name, value in jax.device_get(metrics).items()}
+
+
+@functools.lru_cache(maxsize=4)
+def program(
+    network: Network,
+    teacher: Network | None,
+    config: TrainConfig,
+    distill: DistillConfig,
+    total: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    classes: int,
+) -> Program:
+    """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed."""
+    optimizer = build(config.optimizer, total)
+    schedule = learning_rate(config.optimizer, total)
+
+    def step(state: TrainState, data: Data, indices: jax.Array):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(data.key, state.step))
+        labels = jnp.take(data.labels, indices, axis=0)
+        images = augment(
+            augment_key,
+            jnp.take(data.images, indices, axis=0),
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+            mean=mean,
+            std=std,
+            dtype=jnp.dtype(config.precision),
+        )
+        guide = teacher.eval(data.teacher, images, None) if teacher else None
+
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[Output, dict[str, jax.Array]]]:
+            variables = cast({"params": params, **state.state}, config)
+            out = network.train(variables, images, dropout_key)
+            _check_output(out, state, classes)
+            loss, terms = objective(out, labels, guide, distill, config.label_smoothing)
+            return loss, (out, terms)
+
+        (loss, (out, terms)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            **terms,
+            "accuracy": jnp.mean(jnp.argmax(out.logits, axis=-1) == labels),
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        after = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            state=jax.tree.map(lambda new, old: new.astype(old.dtype), out.state, state.state),
+            opt_state=opt_state,
+        )
+        return after, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+    def loop(state: TrainState, data: Data, order: jax.Array, count: jax.Array):
+        _, shapes = jax.eval_shape(step, state, data, order[0])
+        record = {name: jnp.zeros(len(order), s.dtype) for name, s in shapes.items()}
+
+        def body(i: Any, carry: Any) -> Any:
+            state, record = carry
+            state, metrics = step(state, data, order[i])
+            return state, {name: record[name].at[i].set(metrics[name]) for name in record}
+
+        # Not a scan: a chunk may be shorter than the padded order.
+        return jax.lax.fori_loop(0, count, body, (state, record))
+
+    return Program(jax.jit(step, donate_argnums=0), jax.jit(loop, donate_argnums=0))
+
+
+def cast(variables: Any, config: TrainConfig) -> Any:
+    """The variables as the networks compute with them; state (running statistics) stays."""
+    if config.precision == "float32":
+        return variables
+    dtype = jnp.dtype(config.precision)
+    params = jax.tree.map(
+        lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p,
+        variables["params"],
+    )
+    return {**variables, "params": params}
+
+
+def _check_output(out: Output, state: TrainState, classes: int) -> None:
+    """At trace time: what a network gives back has to fit the data and its own variables."""
+    if out.logits.ndim != 2 or out.logits.shape[1] < classes:
+        raise ValueError(
+            f"split.labels reaches {classes - 1}, but the network's logits are {out.logits.shape}: "
+            f"it needs at least {classes} classes"
+        )
+    if jax.tree.structure(out.state) != jax.tree.structure(state.state):
+        given, taken = ([n for n, _ in paths.leaves(t)] for t in (out.state, state.state))
+        odd = sorted(set(given) ^ set(taken)) or "other containers"
+        raise ValueError(f"Output.state has to have the variables' collections; they differ: {odd}")
