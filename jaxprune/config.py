@@ -70,8 +70,8 @@ class SensitivityConfig:
 
     kept: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Kept fractions of a group's channels at which it is measured, in (0, 1)."""
-    criterion: str = "l1"
-    """The method that ranks the channels for these measurements."""
+    criterion: str = "greedy"
+    """The method that chooses the channels for these measurements, by its name."""
     images: int | None = None
     """How many held-out images are used; all of them where this is not given."""
     batch_size: int = 256

@@ -22,7 +22,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Selection, Widths
 from jaxprune.methods.widths import allocate_widths
 from jaxprune.search import SearchConfig, refit, search_groups
-from jaxprune.statistics import grams
+from jaxprune.statistics import Weighting, grams
 from jaxprune.statistics.batches import Batches
 from jaxprune.statistics.hessian import LayerHessian, hessians, with_kernel
 
@@ -39,12 +39,14 @@ def genetic(
     *,
     config: SearchConfig | None = None,
     positions: int | None = 16,
+    weighting: Weighting = "energy",
 ) -> Selection:
     """Searches the masks of all groups on the error of what reads them.
 
     Args beyond the contract's:
       config: the search; its defaults when None.
       positions: output positions per calibration image and consumer; None takes all.
+      weighting: how the errors of a group's consumers are added; see `statistics.grams`.
 
     Returns:
       The selection. Its variables are the given ones, or with `reconstruction` those whose kernels
@@ -52,7 +54,9 @@ def genetic(
     """
     config = config or SearchConfig()
     calibration_key, search_key = jax.random.split(key)
-    matrices = grams(graph, fn, variables, batches, calibration_key, positions=positions)
+    matrices = grams(
+        graph, fn, variables, batches, calibration_key, positions=positions, weighting=weighting
+    )
     widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
     layers: dict[str, list[LayerHessian]] = {}
     if config.reconstruction:

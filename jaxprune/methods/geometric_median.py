@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from jaxprune.budget import Budget
@@ -31,6 +32,6 @@ def geometric_median(
     """Scores each unit by the sum of the Euclidean distances of its filter to all others."""
     scores = {}
     for name, group in graph.groups.items():
-        distances = (squareform(pdist(k)).sum(axis=1) for k in kernels(graph, variables, group))
-        scores[name] = sum(distances)
+        written = kernels(graph, variables, group)
+        scores[name] = np.sum([squareform(pdist(k)).sum(axis=1) for k in written], axis=0)
     return Selection(select(graph, scores, budget), variables)

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Selection, Widths
 from jaxprune.methods.widths import allocate_widths, greedy_chooser
-from jaxprune.statistics import grams
+from jaxprune.statistics import Weighting, grams
 from jaxprune.statistics.batches import Batches
 
 
@@ -29,10 +28,14 @@ def greedy(
     loss: Loss,
     score: Score,
     key: jax.Array,
+    *,
+    positions: int | None = 16,
+    weighting: Weighting = "energy",
 ) -> Selection:
-    """Eliminates channels group by group; widths for a target come from sensitivity curves."""
-    matrices = grams(graph, fn, variables, batches, key)
+    """Eliminates channels group by group; widths for a target come from sensitivity curves.
+
+    `positions` and `weighting` are those of `statistics.grams`.
+    """
+    matrices = grams(graph, fn, variables, batches, key, positions=positions, weighting=weighting)
     widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
-    choose = greedy_chooser(matrices)
-    masks = {name: jnp.asarray(choose(name, widths[name]), jnp.float32) for name in graph.groups}
-    return Selection(masks, variables)
+    return Selection(greedy_chooser(matrices)(widths), variables)

@@ -35,6 +35,8 @@ def l1(
 def norms(graph: ChannelGraph, variables: Any) -> dict[str, np.ndarray]:
     """Per group the L1 norms, float64 (units,)."""
     return {
-        name: sum(np.linalg.norm(k, ord=1, axis=1) for k in kernels(graph, variables, group))
+        name: np.sum(
+            [np.linalg.norm(k, ord=1, axis=1) for k in kernels(graph, variables, group)], axis=0
+        )
         for name, group in graph.groups.items()
     }

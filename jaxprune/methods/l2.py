@@ -35,6 +35,8 @@ def l2(
 def norms(graph: ChannelGraph, variables: Any) -> dict[str, np.ndarray]:
     """Per group the L2 norms, float64 (units,)."""
     return {
-        name: sum(np.linalg.norm(k, ord=2, axis=1) for k in kernels(graph, variables, group))
+        name: np.sum(
+            [np.linalg.norm(k, ord=2, axis=1) for k in kernels(graph, variables, group)], axis=0
+        )
         for name, group in graph.groups.items()
     }

@@ -38,6 +38,9 @@ def allocate_widths(
 
 
 def greedy_chooser(grams: Mapping[str, np.ndarray]) -> Chooser:
-    """`(group, width) → mask` by greedy elimination on the group's Gram matrix."""
+    """`widths → masks` by greedy elimination on the groups' Gram matrices."""
     on_device = {name: jnp.asarray(gram, jnp.float32) for name, gram in grams.items()}
-    return lambda name, width: np.asarray(greedy_elimination(on_device[name], width))
+    return lambda widths: {
+        name: greedy_elimination(gram, widths[name]).astype(jnp.float32)
+        for name, gram in on_device.items()
+    }

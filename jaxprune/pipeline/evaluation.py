@@ -53,7 +53,8 @@ def evaluate(
                 variables,
                 test,
                 batch_size=config.evaluation.batch_size,
-                **run.pixel_statistics,
+                mean=run.data.mean,
+                std=run.data.std,
             )
             advance(note=f"{name} {accuracies[name]:.2%}")
         before, after = _latencies(run, baseline, small, tuned)

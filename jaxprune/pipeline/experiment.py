@@ -62,11 +62,6 @@ class Experiment:
         """The root of all keys of the run."""
         return jax.random.key(self.config.seed)
 
-    @property
-    def pixel_statistics(self) -> dict[str, tuple[float, ...]]:
-        """Mean and standard deviation per channel, as training and evaluation take them."""
-        return {"mean": self.data.mean, "std": self.data.std}
-
     def prunable(self) -> list[str]:
         """The groups that the budget lets get narrower."""
         low, _, _ = self.budget.bounds(self.graph)
@@ -79,7 +74,9 @@ class Experiment:
         size = min(batch_size, len(images))
         return [
             (
-                normalize(jnp.asarray(images[i : i + size]), **self.pixel_statistics),
+                normalize(
+                    jnp.asarray(images[i : i + size]), mean=self.data.mean, std=self.data.std
+                ),
                 jnp.asarray(labels[i : i + size]),
             )
             for i in range(0, len(images) - size + 1, size)

@@ -16,6 +16,7 @@ from jaxprune import models
 from jaxprune.budget import Curves, allocate
 from jaxprune.checkpoint import Checkpoints, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
+from jaxprune.masks import Masks
 from jaxprune.methods import get as get_method
 from jaxprune.methods.contract import Selection, accuracy, cross_entropy
 from jaxprune.methods.widths import greedy_chooser
@@ -25,6 +26,7 @@ from jaxprune.report import summary as json_files
 from jaxprune.report.encode import plain
 from jaxprune.report.progress import track
 from jaxprune.statistics import grams, sensitivity
+from jaxprune.statistics.sensitivity import Chooser
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.loop import fit
 from jaxprune.train.losses import DistillConfig
@@ -82,7 +84,8 @@ def _fit(
                 distill=distill,
                 on_chunk=on_chunk,
                 state=start,
-                **run.pixel_statistics,
+                mean=run.data.mean,
+                std=run.data.std,
             )
             checkpoints.save(steps, state)
     return state.variables
@@ -126,17 +129,24 @@ def choose_widths(run: Experiment, variables: Variables) -> tuple[dict[str, int]
 
 
 def _measure_sensitivity(run: Experiment, variables: Variables) -> Curves:
-    config = run.config.sensitivity
+    config, statistics = run.config.sensitivity, run.config.statistics
     batches = run.heldout(config.images, config.batch_size)
-    calibration = run.calibration(run.config.statistics.images, run.config.statistics.batch_size)
-    matrices = grams(run.graph, run.forward, variables, calibration, jax.random.fold_in(run.key, 1))
+    calibration = run.calibration(statistics.images, statistics.batch_size)
+    key = jax.random.fold_in(run.key, 1)
+    choose: Chooser
+    if config.criterion == "greedy":  # one matrix a group serves all widths
+        matrices = grams(run.graph, run.forward, variables, calibration, key, **_gram_options(run))
+        choose = greedy_chooser(matrices)
+    else:
+        choose = functools.partial(_masks, run, config.criterion, variables, calibration, key)
+
     with track("sensitivity", len(batches), "batches") as advance:
         return sensitivity(
             run.graph,
             run.forward,
             variables,
             batches,
-            greedy_chooser(matrices),
+            choose,
             config.kept,
             cross_entropy,
             accuracy,
@@ -145,26 +155,42 @@ def _measure_sensitivity(run: Experiment, variables: Variables) -> Curves:
         )
 
 
+def _gram_options(run: Experiment) -> dict[str, Any]:
+    statistics = run.config.statistics
+    return {"positions": statistics.positions, "weighting": statistics.weighting}
+
+
+def _masks(*arguments: Any) -> Masks:
+    return _select(*arguments).masks
+
+
+def _select(
+    run: Experiment,
+    name: str,
+    variables: Variables,
+    batches: Any,
+    key: jax.Array,
+    widths: Mapping[str, int],
+) -> Selection:
+    """A method with the config's options, at given widths."""
+    options: dict[str, Any] = {}
+    if name in ("genetic", "greedy"):
+        options = _gram_options(run)
+    if name == "genetic":
+        options["config"] = run.config.search
+    method = functools.partial(get_method(name), **options)
+    return method(run.graph, run.forward, variables, batches, widths, cross_entropy, accuracy, key)
+
+
 def search(run: Experiment, variables: Variables, widths: Mapping[str, int]) -> Selection:
     """Chooses the channels by the config's method; `selection/` and `search.json`."""
     folder, path = run.folder / "selection", run.folder / "search.json"
-    method = get_method(run.config.method)
-    if run.config.method == "genetic":
-        method = functools.partial(method, config=run.config.search)
     if not path.exists():
         statistics = run.config.statistics
         batches = run.calibration(statistics.images, statistics.batch_size)
         with run.stage("search"), track("search", len(widths), "groups") as advance:
-            selection = method(
-                run.graph,
-                run.forward,
-                variables,
-                batches,
-                widths,
-                cross_entropy,
-                accuracy,
-                jax.random.fold_in(run.key, 2),
-            )
+            key = jax.random.fold_in(run.key, 2)
+            selection = _select(run, run.config.method, variables, batches, key, widths)
             advance(len(widths))
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
         json_files.write(path, plain(dict(selection.details)))
@@ -198,7 +224,8 @@ def cut(run: Experiment, selection: Selection) -> tuple[Pruned, Pruned]:
             pruned.variables,
             split.images[chosen],
             batch_size=config.batch_size,
-            **run.pixel_statistics,
+            mean=run.data.mean,
+            std=run.data.std,
         )
     return pruned, dataclasses.replace(pruned, variables=variables)
 

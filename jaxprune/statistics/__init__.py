@@ -2,11 +2,11 @@
 
 from jaxprune.statistics.batches import Batches, inputs_of, labels_of
 from jaxprune.statistics.gradients import MaskGradients, mask_gradients
-from jaxprune.statistics.gram import grams
+from jaxprune.statistics.gram import Weighting, grams
 from jaxprune.statistics.population import evaluate_masks
 from jaxprune.statistics.sensitivity import sensitivity
 
 __all__ = [
-    "Batches", "MaskGradients", "evaluate_masks", "grams", "inputs_of", "labels_of",
+    "Batches", "MaskGradients", "Weighting", "evaluate_masks", "grams", "inputs_of", "labels_of",
     "mask_gradients", "sensitivity",
 ]  # fmt: skip

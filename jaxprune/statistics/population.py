@@ -66,7 +66,7 @@ def evaluate_masks(
     for batch in batches:
         images = len(jax.tree.leaves(inputs_of(batch))[0])
         for name, value in evaluate(variables, population, batch).items():
-            totals[name] += images * np.asarray(value, np.float64)
+            totals[name] = totals[name] + images * np.asarray(value, np.float64)
         count += images
         on_batch()
-    return {name: np.asarray(total) / count for name, total in totals.items()}
+    return {name: total / count for name, total in totals.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import masks as mask_ops
@@ -15,8 +14,8 @@ from jaxprune.masks import Masks
 from jaxprune.statistics.batches import Batches
 from jaxprune.statistics.population import Metric, evaluate_masks
 
-Chooser = Callable[[str, int], np.ndarray]
-"""`(group, units to keep) → mask (units,)`, 0 or 1."""
+Chooser = Callable[[Mapping[str, int]], Masks]
+"""`widths → masks`: which units of each group stay at a width."""
 
 
 def sensitivity(
@@ -70,10 +69,10 @@ def _one_group_at_a_time(
 ) -> Masks:
     """The full masks, then group by group the masks that narrow it alone, over the grid."""
     full = graph.full_masks()
-    population = [full]
-    for name in groups:
-        size = graph.groups[name].size
-        for fraction in grid:
-            width = int(np.clip(round(fraction * size), 1, size))
-            population.append({**full, name: jnp.asarray(choose(name, width), jnp.float32)})
-    return mask_ops.stack(population)
+    sizes = {name: group.size for name, group in graph.groups.items()}
+    narrowed = [
+        choose({n: int(np.clip(round(fraction * c), 1, c)) for n, c in sizes.items()})
+        for fraction in grid
+    ]
+    population = [{**full, name: masks[name]} for name in groups for masks in narrowed]
+    return mask_ops.stack([full, *population])

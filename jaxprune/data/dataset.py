@@ -1,0 +1,197 @@
+"""A data set in memory: its training, held-out and test parts.
+
+The test part is read by `evaluate` alone, so it is decoded only when it is asked for. Whatever
+chooses reads the held-out part, which is fixed by the data set's own seed and not by a run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images with their labels.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      labels: int32 `[N]`, from 0.
+      ids: `[N]` strings that name the examples across splits.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, positions: np.ndarray) -> Split:
+        """The examples at `positions`, in that order."""
+        return Split(self.images[positions], self.labels[positions], self.ids[positions])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """An image classification data set.
+
+    Attributes:
+      name: as `load` was given it.
+      train: what networks are trained on.
+      heldout: what everything that chooses is measured on: sensitivity, budget, schedule.
+      num_classes: labels are below it.
+      mean: of each channel of images scaled to [0, 1].
+      std: likewise.
+      load_test: reads the test part; use `test`.
+    """
+
+    name: str
+    train: Split
+    heldout: Split
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    load_test: Callable[[], Split] = dataclasses.field(repr=False)
+
+    @cached_property
+    def test(self) -> Split:
+        """The test part, decoded at its first use."""
+        test = check(self.load_test(), self.num_classes, f"{self.name}.test")
+        if test.images.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{self.name}.test has images {test.images.shape[1:]}, its training part "
+                f"{self.input_shape}"
+            )
+        return test
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Of one image: (height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def check(split: Split, num_classes: int, field: str) -> Split:
+    """The split itself, if it can be trained on or evaluated.
+
+    Raises:
+      ValueError: naming the field and what is wrong with it.
+    """
+    images, labels = split.images, split.labels
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(
+            f"{field}.images must be uint8 [N, H, W, C]; it is {images.dtype} {list(images.shape)}"
+        )
+    if not len(images):
+        raise ValueError(f"{field} holds no images")
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{field}.labels must be integers [{len(images)}], one an image; "
+            f"it is {labels.dtype} {list(labels.shape)}"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{field}.labels[{wrong[0]}] is {labels[wrong[0]]}, out of range for {num_classes} "
+            f"classes (and so are {len(wrong) - 1} more)"
+        )
+    return split
+
+
+def assemble(
+    name: str,
+    examples: Split,
+    load_test: Callable[[], Split],
+    *,
+    num_classes: int,
+    heldout: int | str | Path,
+    seed: int,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Dataset:
+    """A data set of which some training examples are held out.
+
+    Args:
+      name: of the data set.
+      examples: the whole training part.
+      load_test: reads the test part.
+      num_classes: labels are below it.
+      heldout: how many examples to hold out, balanced over the classes, or a file with one id a
+        line.
+      seed: chooses which examples are held out.
+      statistics: mean and standard deviation of each channel; None: of the training images.
+
+    Raises:
+      ValueError: labels out of range, or a `heldout` that the examples do not allow.
+    """
+    check(examples, num_classes, f"{name}.train")
+    if isinstance(heldout, int):
+        chosen = choose_balanced(examples.labels, heldout, seed, num_classes)
+    else:
+        chosen = _named(examples.ids, Path(heldout))
+    if not 0 < len(chosen) < len(examples):
+        raise ValueError(
+            f"heldout leaves {len(chosen)} examples to choose by and "
+            f"{len(examples) - len(chosen)} to train on; each part needs some"
+        )
+    train = examples.take(np.setdiff1d(np.arange(len(examples)), chosen))
+    mean, std = statistics or channel_statistics(train.images)
+    return Dataset(name, train, examples.take(chosen), num_classes, mean, std, load_test)
+
+
+def choose_balanced(labels: np.ndarray, count: int, seed: int, num_classes: int) -> np.ndarray:
+    """Sorted positions of `count` examples, as many of each class as of any other.
+
+    Where the classes do not divide `count`, some that the seed chooses give one more.
+
+    Raises:
+      ValueError: a class has too few examples.
+    """
+    rng = np.random.default_rng(seed)
+    quota = np.full(num_classes, count // num_classes)
+    quota[rng.permutation(num_classes)[: count % num_classes]] += 1
+    parts = []
+    for label, wanted in enumerate(quota):
+        positions = np.flatnonzero(labels == label)
+        if wanted > len(positions):
+            raise ValueError(
+                f"heldout={count} takes {wanted} examples of class {label}, which has "
+                f"{len(positions)}"
+            )
+        parts.append(rng.permutation(positions)[:wanted])
+    return np.sort(np.concatenate(parts))
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of `[N, H, W, C]` uint8, scaled to [0, 1].
+
+    A channel that never changes gets the deviation 1, so that dividing by it is harmless.
+    """
+    # From the counts of the 256 values: exact, and no array of floats as large as the data.
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in np.moveaxis(images, -1, 0):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        centre = float(share @ values)
+        spread = float(np.sqrt(share @ (values - centre) ** 2))
+        mean.append(centre)
+        std.append(spread or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def _named(ids: np.ndarray, path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"heldout names {str(path)!r}, which is no file; it holds one id a line")
+    wanted = path.read_text().split()
+    place = {str(name): i for i, name in enumerate(ids)}
+    missing = [name for name in wanted if name not in place]
+    if missing:
+        raise ValueError(
+            f"heldout file {path} names ids that the training part does not have: {missing[0]!r}, "
+            f"{len(missing)} in all; it has ids like {str(ids[0])!r}"
+        )
+    return np.unique([place[name] for name in wanted])

@@ -1,0 +1,46 @@
+"""The layers that every shipped model is made of, with one set of conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def conv(
+    features: int, size: int, *, stride: int = 1, bias: bool = False, dtype: Any, name: str
+) -> nn.Conv:
+    """A `size`×`size` convolution, padded alike on both sides as torchvision's are.
+
+    Flax's "SAME" pads a strided convolution on the far side only, and weights trained elsewhere
+    would see a shifted image.
+    """
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=((size // 2, size // 2),) * 2,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal"),
+        name=name,
+    )
+
+
+def batch_norm(train: bool, *, dtype: Any, name: str) -> nn.BatchNorm:
+    """BatchNorm with PyTorch's constants; its statistics are taken in float32 at least."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+def attention_map(x: jax.Array) -> jax.Array:
+    """The spatial attention map of a stage's output `[B, H, W, C]`: `sum_c |x_c|^2`, `[B, H*W]`.
+
+    References:
+      Zagoruyko and Komodakis 2017, "Paying more attention to attention", arXiv 1612.03928.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sum(jnp.square(x), axis=-1).reshape(x.shape[0], -1)

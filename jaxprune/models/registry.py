@@ -1,0 +1,92 @@
+"""The shipped models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from jaxprune.models import vgg
+from jaxprune.models.resnet import ResNet
+from jaxprune.models.vgg import VGG
+
+_CIFAR_RESNET = partial(ResNet, base_width=16, shortcut="A")
+_IMAGENET_RESNET = partial(ResNet, base_width=64, imagenet=True)
+_IMAGENET_VGG = partial(VGG, pools=5, hidden=(4096, 4096))
+
+_BUILDERS: dict[str, Callable[..., VGG | ResNet]] = {
+    "vgg_small": partial(VGG, stages=vgg.SMALL, pools=2),
+    "vgg16": partial(VGG, stages=vgg.VGG16, pools=4),
+    "vgg19": partial(VGG, stages=vgg.VGG19, pools=4),
+    "vgg16_imagenet": partial(_IMAGENET_VGG, stages=vgg.VGG16),
+    "vgg19_imagenet": partial(_IMAGENET_VGG, stages=vgg.VGG19),
+    "resnet20": partial(_CIFAR_RESNET, blocks=(3, 3, 3)),
+    "resnet56": partial(_CIFAR_RESNET, blocks=(9, 9, 9)),
+    "resnet110": partial(_CIFAR_RESNET, blocks=(18, 18, 18)),
+    "resnet18": partial(_IMAGENET_RESNET, blocks=(2, 2, 2, 2)),
+    "resnet34": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(_IMAGENET_RESNET, blocks=(3, 4, 23, 3), bottleneck=True),
+}
+
+NAMES = tuple(_BUILDERS)
+"""The names that `build` knows."""
+
+_OPTIONS = {VGG: ("dropout",), ResNet: ("shortcut",)}
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    widths: Mapping[str, int] | None = None,
+    dtype: Any = None,
+    **options: Any,
+) -> nn.Module:
+    """A shipped model by its name.
+
+    Args:
+      name: one of `NAMES`. `vgg16`, `vgg19` and `resnet20/56/110` are the CIFAR forms,
+        `vgg16_imagenet`, `vgg19_imagenet` and `resnet18/34/50/101` the ImageNet forms.
+      num_classes: the size of the output.
+      input_shape: of one image, (height, width, channels).
+      widths: channels of layers by path, where they are not the usual ones.
+      dtype: what the model computes in; None follows the parameters and the input.
+      **options: `shortcut` ("A" or "B") of a ResNet, `dropout` of a VGG.
+
+    Raises:
+      ValueError: an unknown name, option or layer, or an image too small for the poolings.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"unknown model {name!r}; there are: {', '.join(NAMES)}")
+    builder = _BUILDERS[name]
+    module = builder(num_classes=num_classes, dtype=dtype, widths=dict(widths or {}))
+    allowed = _OPTIONS[type(module)]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise ValueError(f"model {name!r} has no option {unknown[0]!r}; it takes: {allowed}")
+    if options.get("shortcut", "A") not in ("A", "B"):
+        raise ValueError(f'shortcut {options["shortcut"]!r} is none of: "A", "B"')
+    module = module.clone(parent=None, **options)
+    _check_widths(name, module, widths or {})
+    smallest = 2**module.pools if isinstance(module, VGG) else 1
+    if len(input_shape) != 3 or min(input_shape[:2]) < smallest or input_shape[2] < 1:
+        raise ValueError(
+            f"model {name!r} takes images (height, width, channels) of at least "
+            f"{smallest}x{smallest} pixels; input_shape is {tuple(input_shape)}"
+        )
+    return module
+
+
+def _check_widths(name: str, module: VGG | ResNet, widths: Mapping[str, int]) -> None:
+    layers = module.clone(parent=None, widths={}).layers()
+    for layer, width in widths.items():
+        if layer not in layers:
+            raise ValueError(
+                f"widths name {layer!r}, no layer of model {name!r}; there are: {', '.join(layers)}"
+            )
+        if width < 1:
+            raise ValueError(f"widths[{layer!r}] is {width}; a layer keeps at least one channel")
