@@ -28,11 +28,11 @@ config = RunConfig(
     search=SearchConfig(population=128, generations=300),
     recalibration=RecalibrationConfig(images=512, batch_size=128),
     finetune=TrainConfig(
-        epochs=20,
+        epochs=40,
         batch_size=64,
-        optimizer=OptimizerConfig(learning_rate=0.02),
+        optimizer=OptimizerConfig(learning_rate=0.05),
         crop_padding=1,
         flip=False,
     ),
-    distill=DistillConfig(attention=1e3),
+    distill=DistillConfig(attention=100),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxprune.budget import Budget
-from jaxprune.graph import Pruned, trace
+from jaxprune.graph import ChannelGraph, Pruned, trace
 from jaxprune.methods import get as get_method
 from jaxprune.methods.contract import Loss, Method, Score, accuracy, cross_entropy
 from jaxprune.statistics.batches import Batches, first, inputs_of
@@ -55,7 +55,20 @@ def prune(
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
     if isinstance(budget, Budget):
         budget.require_feasible(graph)
+    else:
+        _check_widths(graph, budget)
     selection = chosen(
         graph, fn, variables, batches, budget, loss or cross_entropy, score or accuracy, key
     )
     return graph.slice(selection.variables, selection.masks)
+
+
+def _check_widths(graph: ChannelGraph, widths: Mapping[str, int]) -> None:
+    wrong = [
+        f"{name} (1 to {group.size}, got {widths.get(name, 'none')})"
+        for name, group in graph.groups.items()
+        if not 1 <= widths.get(name, 0) <= group.size
+    ]
+    wrong += [f"{name} (no such group)" for name in widths if name not in graph.groups]
+    if wrong:
+        raise ValueError(f"budget names the width of every group; wrong are {', '.join(wrong)}")

@@ -89,12 +89,10 @@ def test_positions_are_a_sample_of_all_of_them(case):
     graph, variables, images = case
     name = graph.names[0]
     every = grams(graph, network, variables, [images], jax.random.key(0), positions=None)[name]
-    some = [
-        grams(graph, network, variables, [images], jax.random.key(i), positions=3)[name]
-        for i in range(40)
-    ]
-    np.testing.assert_allclose(np.mean(some, axis=0), every, atol=0.1 * np.abs(every).max())
-    assert not np.allclose(some[0], some[1])
+    # Each batch draws positions of its own.
+    some = grams(graph, network, variables, [images] * 60, jax.random.key(0), positions=3)[name]
+    np.testing.assert_allclose(some, every, atol=0.05 * np.abs(every).max())
+    assert not np.allclose(some, every, rtol=1e-4)
 
 
 def test_batches_add_up(case):
