@@ -1,0 +1,171 @@
+"""What is asked for: targets, and which widths a group may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from jaxprune.graph import paths
+from jaxprune.graph.cost import QUANTITIES
+
+
+class CostModel(Protocol):
+    """What an allocation needs of a network; a `ChannelGraph` is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups' names."""
+        ...
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The groups' sizes, int [G]."""
+        ...
+
+    def costs(self, widths: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Totals for many widths at once: int [..., G] -> quantity -> [...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much smaller the network has to get, and within which widths.
+
+    A group's widths are the multiples of `round_to`, and its full size, that keep at least
+    `min_channels` channels and lie within the limits of every pattern that matches the group. All
+    of it holds: limits between which no such width lies are an error, never bent.
+    """
+
+    targets: str = "params/8,macs/3"
+    """What is divided by how much: of `params`, `macs` and `activations`, separated by commas."""
+    round_to: int = 1
+    """Kept channels are a multiple of this, or all of the group's."""
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Pattern of groups to the least and the largest fraction that they keep."""
+    min_channels: int = 1
+    """Least number of channels that a group keeps; a smaller group stays whole."""
+
+    def __post_init__(self):
+        """Refuses what can be met by no network at all."""
+        _ = self.factors
+        for name in ("round_to", "min_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"budget.{name}: {getattr(self, name)}, must be at least 1")
+        for pattern, (low, high) in self.limits.items():
+            if not 0 <= low <= high <= 1 or high == 0:
+                raise ValueError(
+                    f"budget.limits[{pattern!r}]: ({low}, {high}), must be kept fractions with "
+                    "0 <= least <= largest <= 1"
+                )
+
+    @classmethod
+    def parse(cls, budget: str | Budget) -> Budget:
+        """The budget, of its targets alone where it is a string."""
+        return budget if isinstance(budget, Budget) else cls(budget)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """Quantity -> by what it is to be divided.
+
+        Raises:
+          ValueError: an unknown quantity, one named twice, or a factor that is no number from 1 up.
+        """
+        factors: dict[str, float] = {}
+        for target in self.targets.split(","):
+            quantity, _, text = (part.strip() for part in target.partition("/"))
+            if quantity not in QUANTITIES:
+                raise ValueError(
+                    f"budget.targets: unknown quantity {quantity!r} in {self.targets!r}; known are "
+                    f"{', '.join(QUANTITIES)}, as in 'params/8,macs/3'"
+                )
+            if quantity in factors:
+                raise ValueError(f"budget.targets: {quantity} is named twice in {self.targets!r}")
+            try:
+                factors[quantity] = float(text)
+            except ValueError:
+                factors[quantity] = math.nan
+            if not 1 <= factors[quantity] < math.inf:
+                raise ValueError(
+                    f"budget.targets: {target.strip()!r} must divide by a number of at least 1, as "
+                    f"in '{quantity}/2'"
+                )
+        return factors
+
+    def limits_of(self, model: CostModel) -> dict[str, float]:
+        """Quantity -> the most that it may be, in its own units."""
+        whole = model.costs(model.sizes)
+        return {quantity: float(whole[quantity]) / by for quantity, by in self.factors.items()}
+
+    def bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Least width, largest width and step of every group, int [G] each.
+
+        Between them the multiples of the step are allowed; the two ends are allowed widths.
+
+        Raises:
+          ValueError: a pattern that matches no group, or a group without an allowed width.
+        """
+        low, high = [], []
+        fractions = self._fractions(model)
+        for name, size in zip(model.names, model.sizes.tolist(), strict=True):
+            least, largest = fractions[name]
+            # Rounding guards: 0.3 of 10 channels is 3, not 4.
+            first = max(1, min(self.min_channels, size), math.ceil(least * size - 1e-9))
+            last = math.floor(largest * size + 1e-9)
+            first = min(math.ceil(first / self.round_to) * self.round_to, size)
+            last = size if last == size else last // self.round_to * self.round_to
+            if first > last:
+                raise ValueError(
+                    f"budget: group {name} of {size} channels has no width between {least:g} and "
+                    f"{largest:g} of them that is a multiple of {self.round_to} and at least "
+                    f"{self.min_channels}; widen budget.limits, or lower round_to or min_channels"
+                )
+            low.append(first)
+            high.append(last)
+        return np.array(low), np.array(high), np.full(len(low), self.round_to)
+
+    def widths_of(self, model: CostModel) -> list[np.ndarray]:
+        """The allowed widths of every group, ascending."""
+        return [
+            np.union1d(np.arange(-(-low // step) * step, high + 1, step), [low, high])
+            for low, high, step in zip(*self.bounds(model), strict=True)
+        ]
+
+    def require_feasible(self, model: CostModel) -> None:
+        """Refuses targets beyond reach.
+
+        Raises:
+          ValueError: the narrowest network exceeds a target; with the best factor of each target.
+        """
+        narrowest = model.costs(self.bounds(model)[0])
+        whole = model.costs(model.sizes)
+        most = self.limits_of(model)
+        missed = [q for q in most if not within(narrowest[q], most[q])]
+        if missed:
+            # Rounded down, so that what is printed can really be reached.
+            reach = {q: math.floor(float(whole[q] / narrowest[q]) * 100) / 100 for q in most}
+            best = ",".join(f"{q}/{factor:g}" for q, factor in reach.items())
+            raise ValueError(
+                f"budget.targets: {self.targets!r} is beyond reach for {' and '.join(missed)}; the "
+                f"best that the groups' limits allow is {best!r}"
+            )
+
+    def _fractions(self, model: CostModel) -> dict[str, tuple[float, float]]:
+        fractions = dict.fromkeys(model.names, (0.0, 1.0))
+        for pattern, (low, high) in self.limits.items():
+            try:
+                matched = paths.select([pattern], model.names)
+            except ValueError as error:
+                raise ValueError(f"budget.limits: {error}") from error
+            for name in matched:
+                least, largest = fractions[name]
+                fractions[name] = max(least, low), min(largest, high)
+        return fractions
+
+
+def within(cost: np.ndarray | float, most: float) -> np.ndarray | bool:
+    """Whether a cost keeps to its limit, up to rounding in the division that made the limit."""
+    return cost <= most * (1 + 1e-12)
