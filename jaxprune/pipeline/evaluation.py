@@ -75,6 +75,8 @@ def evaluate(
         "latency_after_ms": after,
         "latency_batch": config.evaluation.latency_batch,
         "targets": dict(run.budget.factors),
+        "slack": json_files.read(run.folder / "sensitivity.json")["slack"],
+        "layer_error": _layer_errors(run),
         "widths": tuned.widths,
         "seconds": run.seconds(),
         "versions": {
@@ -86,6 +88,21 @@ def evaluate(
     json_files.write(run.folder / "summary.json", summary)
     _plot_tradeoff(run, summary)
     return summary
+
+
+def _layer_errors(run: Experiment) -> dict[str, float]:
+    """What the plain search and each option after it reached, the mean over the pruned groups."""
+    found = json_files.read(run.folder / "search.json")
+    steps = {
+        "plain search": "errors_plain",
+        "polished": "errors_polished",
+        "refitted": "refit_errors",
+    }
+    return {
+        step: float(np.mean([found[name][g] for g in run.prunable()]))
+        for step, name in steps.items()
+        if found.get(name)
+    }
 
 
 def _first(split: Split, images: int | None) -> Split:

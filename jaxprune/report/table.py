@@ -33,6 +33,8 @@ def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
 def render(summary: Mapping[str, Any]) -> RenderableType:
     """The table of a summary (`jaxprune.report.summary`); what is absent from it is left out."""
     parts: list[RenderableType] = [_title(summary), "", _accuracies(summary), "", _costs(summary)]
+    if summary.get("layer_error"):
+        parts += ["", _errors(summary["layer_error"])]
     if summary.get("seconds"):
         parts += ["", _seconds(summary["seconds"])]
     if summary.get("versions"):
@@ -70,7 +72,7 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
 
 def _costs(summary: Mapping[str, Any]) -> Table:
     """Parameters, MACs and latency before and after, the factor between them and its target."""
-    targets = summary.get("targets") or {}
+    targets, slack = summary.get("targets") or {}, summary.get("slack") or {}
     table = _table("cost", "before", "after", "factor", "target" if targets else "")
     for key, label in _COSTS.items():
         unit = "_ms" if key == "latency" else ""
@@ -81,8 +83,18 @@ def _costs(summary: Mapping[str, Any]) -> Table:
             label,
             *(f"{v:,.2f} ms" if unit else f"{v:,.0f}" for v in (before, after)),
             Text(f"{before / after:.2f}×" if after else "", style="bold"),
-            f"{targets[key]:g}×" if key in targets else "",
+            f"{targets[key]:g}×" + (f", slack {slack[key]:.1%}" if key in slack else "")
+            if key in targets
+            else "",
         )
+    return table
+
+
+def _errors(errors: Mapping[str, float]) -> Table:
+    """The share of their output that the layers lose, after the search and each option of it."""
+    table = _table("layer error, mean of the groups", "")
+    for step, error in errors.items():
+        table.add_row(step, f"{error:.4f}")
     return table
 
 

@@ -61,12 +61,13 @@ def evaluate_masks(
         return jax.lax.map(one, population, batch_size=chunk)
 
     population = jax.tree.map(jnp.asarray, population)
-    totals = dict.fromkeys(metrics, 0.0)
+    totals: dict[str, np.ndarray] = {}
     count = 0
     for batch in batches:
         images = len(jax.tree.leaves(inputs_of(batch))[0])
         for name, value in evaluate(variables, population, batch).items():
-            totals[name] = totals[name] + images * np.asarray(value, np.float64)
+            part = images * np.asarray(value, np.float64)
+            totals[name] = totals[name] + part if name in totals else part
         count += images
         on_batch()
     return {name: total / count for name, total in totals.items()}

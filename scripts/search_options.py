@@ -1,0 +1,110 @@
+"""The plain genetic algorithm and each option of it apart, on the trained network of a run.
+
+    python scripts/search_options.py runs/digits_vgg
+
+All at the run's widths, from the same calibration images. The error is what the readers' outputs
+lose (a fraction of their energy), the mean over the pruned groups, on the full Gram matrices of
+calibration images that no row has chosen on. The accuracies are on the held-out images, as cut and
+with BatchNorm statistics taken anew; nothing is fine-tuned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxprune.config import load
+from jaxprune.methods import get
+from jaxprune.methods.contract import accuracy as score
+from jaxprune.methods.contract import cross_entropy
+from jaxprune.methods.genetic import genetic
+from jaxprune.pipeline import prepare, stages
+from jaxprune.search import SearchConfig
+from jaxprune.statistics import grams
+from jaxprune.train.batchnorm import recalibrate
+from jaxprune.train.evaluate import accuracy
+
+PLAIN = SearchConfig(polish=False)
+SEARCHES = {
+    "plain": PLAIN,
+    "+ heuristic seeds": dataclasses.replace(PLAIN, seeds="heuristic"),
+    "+ polish (the default)": SearchConfig(),
+    "+ polish + reconstruction": SearchConfig(reconstruction=True),
+    "plain, block-diagonal": dataclasses.replace(PLAIN, hessian="block_diagonal"),
+    "another algorithm: SimpleGA": dataclasses.replace(PLAIN, algorithm="SimpleGA"),
+}
+CALIBRATION = (32, 128)
+RIVALS = ("greedy", "l1", "random")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The search's options apart, on a finished run.")
+    parser.add_argument("run", type=Path)
+    arguments = parser.parse_args()
+    run = prepare(dataclasses.replace(load(arguments.run / "config.json"), out=str(arguments.run)))
+    trained = stages.train(run)
+    widths, _ = stages.choose_widths(run, trained)
+    statistics = run.config.statistics
+    images = statistics.images
+    every = run.calibration(len(run.data.train), statistics.batch_size)
+    unseen = every[images // statistics.batch_size :][: images // statistics.batch_size]
+    judge = grams(run.graph, run.forward, trained, unseen, jax.random.key(99), positions=None)
+
+    table = Table("choice", "layer error", "as cut", "recalibrated", "seconds")
+    rows = []
+
+    def judged(label: str, method, count: int = images) -> None:
+        batches = run.calibration(count, min(count, statistics.batch_size))
+        began = time.perf_counter()
+        selection = method(
+            run.graph, run.forward, trained, batches, widths, cross_entropy, score, run.key
+        )
+        seconds = time.perf_counter() - began
+        errors = []
+        for name in run.prunable():
+            dropped = 1 - np.asarray(selection.masks[name], np.float64)
+            if dropped.any():
+                errors.append(dropped @ judge[name] @ dropped)
+        pruned = run.graph.slice(selection.variables, selection.masks)
+        network = stages.student(run, pruned)
+        raw = accuracy(
+            network, pruned.variables, run.data.heldout, mean=run.data.mean, std=run.data.std
+        )
+        fresh = recalibrate(
+            network,
+            pruned.variables,
+            run.data.train.images[:1000],
+            mean=run.data.mean,
+            std=run.data.std,
+        )
+        again = accuracy(network, fresh, run.data.heldout, mean=run.data.mean, std=run.data.std)
+        rows.append(
+            {"choice": label, "error": float(np.mean(errors)), "cut": raw, "recalibrated": again}
+        )
+        table.add_row(
+            label, f"{np.mean(errors):.4f}", f"{raw:.1%}", f"{again:.1%}", f"{seconds:.1f}"
+        )
+
+    for label, config in SEARCHES.items():
+        judged(label, functools.partial(genetic, config=config))
+    for count in CALIBRATION:
+        judged(f"+ polish, {count} images", genetic, count)
+    for name in RIVALS:
+        judged(name, get(name))
+    console = Console(highlight=False)
+    console.print(f"{run.config.name}, {images} calibration images, {jax.devices()[0].device_kind}")
+    console.print(table)
+    (arguments.run / "search_options.json").write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
