@@ -34,5 +34,5 @@ config = RunConfig(
         crop_padding=1,
         flip=False,
     ),
-    distill=DistillConfig(attention=100),
+    distill=DistillConfig(attention=100, kl=1),
 )

@@ -6,7 +6,7 @@ The result is a `Block`: the jaxpr with the labels of every value, which the int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,9 +54,28 @@ class Block:
     nodes: list[Node] = field(default_factory=list)
     outs: tuple[Labels, ...] = ()
 
+    @property
+    def invars(self) -> Sequence[Any]:
+        """The variables of the jaxpr that the operands are bound to."""
+        return self.jaxpr.invars[len(self.jaxpr.invars) - len(self.ins) :]
+
+    @property
+    def constvars(self) -> Sequence[Any]:
+        """Those of `consts`; a derivative rule of JAX 0.12 has them in front of its operands."""
+        leading = len(self.jaxpr.invars) - len(self.ins)
+        return [*self.jaxpr.constvars, *self.jaxpr.invars[:leading]]
+
     def has_reads(self) -> bool:
         """Whether channels are read anywhere inside."""
-        return any(n.read is not None or any(b.has_reads() for b in n.inner) for n in self.nodes)
+        return any(node.read is not None for node in self.all_nodes())
+
+    def all_nodes(self) -> Iterator[Node]:
+        """The nodes of this block and of all blocks inside, calls aside."""
+        for node in self.nodes:
+            if not node.inner:
+                yield node
+            for block in node.inner:
+                yield from block.all_nodes()
 
     def found(self, atom: Any) -> Labels:
         """The labels of a value of this block."""
@@ -104,8 +123,9 @@ class Analysis:
     written: list[Ids] = field(default_factory=list)
     read: list[Ids] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
-    _sums: list[tuple[Node, Ids]] = field(default_factory=list)
+    _sums: list[tuple[Node, Ids, Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
+    _calls: tuple[Any, ...] = ()
     _rule_depth: int = 0
 
     def new_variable(self, path: str, shape: tuple[int, ...]) -> Value:
@@ -131,8 +151,8 @@ class Analysis:
     ) -> tuple[Block, list[Value]]:
         """Analyses a jaxpr whose inputs are `ins`; returns its block and its results."""
         block = Block(jaxpr, consts, tuple(v.labels for v in ins))
-        env: dict[Any, Value] = dict(zip(jaxpr.invars, ins, strict=True))
-        for var in jaxpr.constvars:
+        env: dict[Any, Value] = dict(zip(block.invars, ins, strict=True))
+        for var in block.constvars:
             ids = {(a,): self.channels.new(n) for a, n in enumerate(var.aval.shape) if n > 1}
             env[var] = Value(Labels(ids), constant=True)
         for eqn in jaxpr.eqns:
@@ -152,9 +172,14 @@ class Analysis:
 
     def _equation(self, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
         if eqn.primitive.name in CALLS:
-            return CALLS[eqn.primitive.name](self, eqn, operands)
+            around = self._calls
+            self._calls = (*around, eqn)
+            node, results = CALLS[eqn.primitive.name](self, eqn, operands)
+            self._calls = around
+            return node, results
         labels = tuple(v.labels for v in operands)
-        relation = rule_for(eqn.primitive.name).relate(Equation(eqn, labels, self.channels))
+        equation = Equation(eqn, labels, self.channels, self._calls)
+        relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
         constant = all(v.constant for v in operands)
         source = next((v.source for v in operands if v.source), None)
@@ -166,7 +191,9 @@ class Analysis:
             (node.read,) = relation.reads
             sums |= {len(self._sums)}
             held = relation.ins[0].tracked
-            self._sums.append((node, np.concatenate([held[(a,)] for a in node.read.axes])))
+            summed = np.concatenate([held[(a,)] for a in node.read.axes])
+            reason = Reason("a normalisation over the channels", eqn, self._calls)
+            self._sums.append((node, summed, reason))
         elif sums:
             self._notice_normalisation(operands, relation)
         return node, [Value(out, source, constant, sums) for out in relation.outs]
@@ -189,7 +216,7 @@ class Analysis:
             return
         out, shape = relation.outs[0], eqn.outvars[0].aval.shape
         elements = tuple(out.extent(a, n) for a, n in enumerate(shape))
-        name = node.kernel or str(Reason("no kernel", eqn))
+        name = node.kernel or str(Reason("no kernel", eqn, self._calls))
         self.work.append(Work(name, relation.work, elements))
 
     def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
@@ -204,14 +231,14 @@ class Analysis:
     def settle_normalisations(self, allow_inexact: bool) -> None:
         """Fixes the channels that a normalisation sums over, or marks the sums to be rescaled."""
         roots = self.channels.roots()
+        stuck = list(self.channels.fixed_classes(roots))
         for s, ids in self._normalised:
-            node, summed = self._sums[s]
+            node, summed, reason = self._sums[s]
             if np.isin(roots[ids], roots[summed]).any():
-                if allow_inexact:
-                    node.rescaled = True
-                else:
-                    reason = Reason("a normalisation over the channels", node.eqn)
+                if not allow_inexact:
                     self.channels.fix(summed, reason)
+                elif not np.isin(roots[summed], stuck).all():
+                    node.rescaled = True
 
 
 # Equations that hold whole functions.
@@ -234,12 +261,14 @@ def _custom_jvp_call(
     """The body and its derivative rule's own jaxpr, with their results tied to each other.
 
     A rule calls its own function again for the primal result, so rules are followed to the second
-    derivative and no further.
+    derivative and no further. Masks cannot come in between a function and its rule, which knows
+    nothing of them: what a contraction or a sum touches in there is fixed.
     """
     if analysis._rule_depth == _RULE_DEPTH:
         return _call(analysis, eqn, operands)
     body = eqn.params["call_jaxpr"]
     block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
+    _fix_contracted(analysis, block, eqn)
     zeros = tuple(not differentiable(v.aval) for v in eqn.invars)
     rule_jaxpr, rule_consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
     tangents = [replace(v, constant=False) for v, z in zip(operands, zeros, strict=True) if not z]
@@ -247,18 +276,34 @@ def _custom_jvp_call(
     rule, rule_outs = analysis.walk(open_jaxpr(rule_jaxpr), rule_consts, [*operands, *tangents])
     analysis._rule_depth -= 1
 
+    _fix_contracted(analysis, rule, eqn)
+
     tangent_outs = iter(rule_outs[len(outs) :])
     versions = [[out.labels, rule_outs[i].labels] for i, out in enumerate(outs)]
     for labels, zero in zip(versions, out_zeros, strict=True):
         if not zero:
             labels.append(next(tangent_outs).labels)
-    reason = Reason("differs between a function and its derivative rule", eqn)
+    reason = Reason("differs between a function and its derivative rule", eqn, analysis._calls[:-1])
     common = [analysis.channels.unify(labels, reason)[1] for labels in versions]
     block.outs = tuple(common)
     rule.outs = (*common, *(c for c, zero in zip(common, out_zeros, strict=True) if not zero))
     relation = Relation(block.ins, block.outs)
     node = Node(eqn, relation, inner=(block, rule), zero_tangents=tuple(out_zeros))
     return node, [replace(v, labels=c) for v, c in zip(outs, common, strict=True)]
+
+
+def _fix_contracted(analysis: Analysis, block: Block, eqn: Any) -> None:
+    """Fixes all ids of contractions in a block, and the ids that sums go over."""
+    reason = Reason("summed in a function with its own derivative", eqn, analysis._calls[:-1])
+    for node in block.all_nodes():
+        if node.relation.work:
+            for labels in (*node.relation.ins, *node.relation.outs):
+                for ids in labels.tracked.values():
+                    analysis.channels.fix(ids, reason)
+        elif node.read is not None:
+            held = node.relation.ins[node.read.operand].tracked
+            for axis in node.read.axes:
+                analysis.channels.fix(held[(axis,)], reason)
 
 
 def differentiable(aval: Any) -> bool:

@@ -10,24 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxprune.graph import paths
 from jaxprune.graph.analysis import Node
+from jaxprune.graph.arguments import flat_masks, require_binary, require_groups, require_shapes
 from jaxprune.graph.check import Report, check_laws
+from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.consumers import Consumer, Tapped
 from jaxprune.graph.cost import Cost, Term, cost_at, evaluate
+from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, explain
 from jaxprune.graph.groups import Group, Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, run
-from jaxprune.graph.pruned import Pruned, compile_per_keywords, cut_variables
+from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
 
 Fn = Callable[..., Any]
 Masks = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """The coupled channel groups of a function, from `jaxprune.trace`.
 
@@ -45,6 +47,7 @@ class ChannelGraph:
     _state: State | None = field(repr=False, default=None)
     _allow_inexact: bool = field(repr=False, default=False)
     _base: Pruned | None = field(repr=False, default=None)
+    _compiled: dict[Any, Any] = field(repr=False, init=False, default_factory=dict)
 
     # Masks and costs.
 
@@ -92,7 +95,7 @@ class ChannelGraph:
         """The cost under masks, or under widths (group → int); of the whole network without."""
         if masks is None:
             return cost_at(self._terms, self.sizes.astype(float))
-        self._require_groups(masks)
+        require_groups(self.groups, masks)
         whole = [np.ndim(masks[name]) == 0 for name in self.groups]
         widths = masks if all(whole) else self.widths(masks)
         return cost_at(self._terms, np.array([float(widths[name]) for name in self.groups]))
@@ -111,13 +114,13 @@ class ChannelGraph:
         inner = _inner(fn)
 
         def call(variables: Any, masks: Masks, *args: Any, **static: Any) -> Any:
-            flat = self._flat(masks)
+            require_groups(self.groups, masks)
             reading = self._read(inner, variables, args, static)
-            reader = MaskReader(flat, reading.units(self._grouping.units), reading.samples)
+            reader = self._reader(masks, reading, reading.units(self._grouping.units))
             how = Dense(read=reader, rescale=reader.rescale)
             return _run(reading, variables, args, how)
 
-        return compile_per_keywords(call)
+        return remember(self._compiled, ("masked", inner), lambda: compile_per_keywords(call))
 
     def tapped(self, fn: Fn) -> Fn:
         """`fn` with what its consumers read: `tapped(fn)(variables, *args) → (out, reads)`.
@@ -129,10 +132,15 @@ class ChannelGraph:
             out, tapped = self.tap(fn, variables, *args, **static)
             return out, tapped.reads
 
-        return compile_per_keywords(call)
+        return remember(self._compiled, ("tapped", fn), lambda: compile_per_keywords(call))
 
-    def tap(self, fn: Fn, variables: Any, *args: Any, **static: Any) -> tuple[Any, Tapped]:
-        """Runs `fn` and records each consumer with its operands, inside a traced function."""
+    def tap(
+        self, fn: Fn, variables: Any, *args: Any, masks: Masks | None = None, **static: Any
+    ) -> tuple[Any, Tapped]:
+        """Runs `fn`, under masks if given, and records each consumer with its operands.
+
+        For use inside a traced function.
+        """
         inner = _inner(fn)
         reading = self._read(inner, variables, args, static)
         units_of = reading.units(self._grouping.units)
@@ -150,8 +158,11 @@ class ChannelGraph:
                 if kernel is not None:
                     tapped.kernels[name] = kernel
 
-        out = _run(reading, variables, args, Dense(tap=record, inline=True))
-        return out, tapped
+        how = Dense(tap=record, inline=True)
+        if masks is not None:
+            how.read = reader = self._reader(masks, reading, units_of)
+            how.rescale = reader.rescale
+        return _run(reading, variables, args, how), tapped
 
     def _consumer(self, node: Node, units_of: Callable[..., np.ndarray]) -> Consumer | None:
         assert node.read is not None
@@ -171,6 +182,9 @@ class ChannelGraph:
             params=node.eqn.params,
             operand=node.read.operand,
             axes=node.read.axes,
+            kernel_shape=tuple(node.eqn.invars[1 - node.read.operand].aval.shape)
+            if len(node.eqn.invars) == 2
+            else (),
             units=units,
             groups=groups,
         )
@@ -216,7 +230,8 @@ class ChannelGraph:
             how = Dense(read=at_read) if at == "read" else Dense(write=at_write)
             return _run(reading, variables, args, how)
 
-        return compile_per_keywords(call)
+        key = ("intercept", inner, gate, at)
+        return remember(self._compiled, key, lambda: compile_per_keywords(call))
 
     def _gated(
         self, value: jax.Array, axis: int, units: np.ndarray, gate: Callable[..., jax.Array]
@@ -245,7 +260,8 @@ class ChannelGraph:
           ValueError: masks that are traced, of other groups or shapes, neither 0 nor 1, or that
             empty a group; variables of other shapes; NaN or infinity in a mask.
         """
-        self._require_masks(masks)
+        require_binary(self.groups, masks)
+        require_shapes(self._shapes(), variables, "the network that was traced")
         positions: dict[str, dict[int, np.ndarray]] = {}
         kept = np.concatenate([np.asarray(masks[name]) != 0 for name in self.groups])
         for path, along_axes in self._grouping.units.items():
@@ -254,7 +270,6 @@ class ChannelGraph:
                     stays = (units < 0) | kept[units]
                     if not stays.all():
                         positions.setdefault(path, {})[axis] = np.flatnonzero(stays)
-        self._require_shapes(variables)
         indices = {f"{p}[{a}]": k for p, axes in positions.items() for a, k in axes.items()}
         before: dict[str, np.ndarray] = {}
         dense = self._dense
@@ -262,8 +277,13 @@ class ChannelGraph:
             before, dense = self._base.indices, self._base.dense
             composed = {n: before[n][k] if n in before else k for n, k in indices.items()}
             indices = {**before, **composed}
+        # Copies, so that donating the pruned network's buffers leaves the first network whole.
+        leaves = [
+            cut(leaf, positions[path]) if path in positions else copied(leaf)
+            for path, leaf in paths.leaves(variables)
+        ]
         return Pruned(
-            variables=cut_variables(variables, positions),
+            variables=jax.tree.structure(variables).unflatten(leaves),
             indices=indices,
             widths=self.widths(masks),
             dense=dense,
@@ -280,61 +300,28 @@ class ChannelGraph:
         """Every group and every fixed axis, as data; `str()` of it is a table."""
         return explain(self)
 
-    # What is asked of arguments.
+    # What every interpretation begins with.
 
     def _read(self, fn: Fn, variables: Any, args: Sequence[Any], static: Any) -> Reading:
-        self._require_shapes(variables)
+        require_shapes(self._shapes(), variables, "the network that was traced")
         if self._base is not None:
             fn = self._base.wrap(fn)
-        return read(fn, variables, args, static, find_state=True, allow_inexact=self._allow_inexact)
+        return read(
+            fn, variables, args, static,
+            state=self._state, lenient=True, allow_inexact=self._allow_inexact,
+        )  # fmt: skip
 
-    def _flat(self, masks: Masks) -> jax.Array:
-        self._require_groups(masks)
-        parts = [jnp.asarray(masks[name]) for name in self.groups]
-        for (name, group), part in zip(self.groups.items(), parts, strict=True):
-            if part.ndim not in (1, 2) or part.shape[-1] != group.size:
-                raise ValueError(
-                    f"the mask of {name} has shape {part.shape}; it has to be ({group.size},) or "
-                    f"(batch, {group.size})"
-                )
-        batch = next((p.shape[0] for p in parts if p.ndim == 2), None)
-        if batch is not None:
-            parts = [jnp.broadcast_to(p, (batch, p.shape[-1])) for p in parts]
-        one = jnp.ones((*parts[0].shape[:-1], 1), parts[0].dtype)
-        return jnp.concatenate([*parts, one], axis=-1)
+    def _reader(
+        self, masks: Masks, reading: Reading, units_of: Callable[..., np.ndarray]
+    ) -> MaskReader:
+        flat = flat_masks(self.groups, masks)
+        batch = 0 if reading.analysis.batch is None else len(reading.analysis.batch)
+        if flat.ndim == 2 and len(flat) != batch:
+            raise ValueError(f"masks for {len(flat)} samples, but inputs for {batch or 1}")
+        return MaskReader(flat, units_of, reading.samples)
 
-    def _require_groups(self, masks: Masks) -> None:
-        unknown = [name for name in masks if name not in self.groups]
-        missing = [name for name in self.groups if name not in masks]
-        if unknown or missing:
-            raise ValueError(
-                f"masks do not fit the graph: unknown groups {unknown[:5]}, missing {missing[:5]}; "
-                "start from graph.full_masks()"
-            )
-
-    def _require_masks(self, masks: Masks) -> None:
-        self._require_groups(masks)
-        for name, group in self.groups.items():
-            if isinstance(masks[name], Tracer):
-                raise ValueError("slice needs concrete masks: call it outside jit, grad and vmap")
-            mask = np.asarray(masks[name])
-            if mask.shape != (group.size,):
-                raise ValueError(f"the mask of {name} has shape {mask.shape}, not ({group.size},)")
-            if not np.isin(mask, (0, 1)).all():
-                raise ValueError(f"the mask of {name} has entries other than 0 and 1")
-            if not mask.any():
-                raise ValueError(f"the mask of {name} keeps nothing; each group needs one unit")
-
-    def _require_shapes(self, variables: Any) -> None:
-        found = {name: jnp.shape(leaf) for name, leaf in paths.leaves(variables)}
-        expected = {name: shape for name, (shape, _) in self._dense.items()}
-        if found != expected:
-            odd = [
-                f"{n}: {found.get(n, 'missing')}, expected {expected.get(n, 'nothing')}"
-                for n in {**expected, **found}
-                if found.get(n) != expected.get(n)
-            ]
-            raise ValueError(f"the variables are not those that were traced: {'; '.join(odd[:8])}")
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {path: shape for path, (shape, _) in self._dense.items()}
 
 
 def _inner(fn: Fn) -> Fn:

@@ -19,6 +19,7 @@ class Consumer:
       params: the primitive's parameters.
       operand: which operand holds the channels; the kernel is the other one of a contraction.
       axes: the operand's channel axes.
+      kernel_shape: of the other operand; empty where there is none.
       units: per axis, each position's unit, numbered through all groups, or -1.
       groups: the groups that it reads.
     """
@@ -28,6 +29,7 @@ class Consumer:
     params: dict[str, Any] = field(repr=False)
     operand: int
     axes: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
     units: tuple[np.ndarray, ...] = field(repr=False)
     groups: tuple[str, ...]
 

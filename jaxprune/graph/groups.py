@@ -12,7 +12,7 @@ from jaxprune.graph.cost import Term
 from jaxprune.graph.labels import Ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One axis of one variable along which a group's channels lie.
 
@@ -29,7 +29,7 @@ class Member:
     positions: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that have the same members; unit i of each member stays or falls together."""
 

@@ -16,6 +16,7 @@ from jax.extend.core import Literal
 
 from jaxprune.graph.analysis import Block, Node, differentiable
 from jaxprune.graph.conform import conform
+from jaxprune.graph.cut import take
 from jaxprune.graph.labels import Ids, Keep, Labels, sliced_shape
 from jaxprune.graph.rules import rule_for
 from jaxprune.graph.rules.base import bind
@@ -27,10 +28,10 @@ class Interpretation(Protocol):
     """How `run` treats operands and equations."""
 
     inline: bool
-    """Whether calls are dissolved into the caller, which loses `checkpoint` and custom rules."""
+    """Whether `checkpoint` is dissolved into the caller."""
 
-    def passes(self, block: Block) -> bool:
-        """Whether a call's body may run as the user wrote it."""
+    def passes(self, node: Node) -> bool:
+        """Whether a call may run as the user wrote it."""
         ...
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
@@ -48,8 +49,8 @@ class Interpretation(Protocol):
 
 def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
     """Runs a block on `args`, laid out as `block.ins`; results are laid out as `block.outs`."""
-    env = dict(zip(block.jaxpr.invars, args, strict=True))
-    for var, value in zip(block.jaxpr.constvars, block.consts, strict=True):
+    env = dict(zip(block.invars, args, strict=True))
+    for var, value in zip(block.constvars, block.consts, strict=True):
         env[var] = how.constant(value, block.labels[var])
 
     def fetch(atom: Any, want: Labels) -> Any:
@@ -66,7 +67,7 @@ def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
 
 def _call(node: Node, values: Values, how: Interpretation) -> Values:
     body = node.inner[0]
-    if all(how.passes(block) for block in node.inner):
+    if how.passes(node):
         return bind(node.eqn, values)
     if how.inline:
         return run(body, values, how)
@@ -121,9 +122,10 @@ class Dense:
     rescale: Callable[[Node], jax.Array | float] | None = None
     inline: bool = False
 
-    def passes(self, block: Block) -> bool:
-        """A body without reads runs as it is, unless writes are looked at."""
-        return self.write is None and not block.has_reads()
+    def passes(self, node: Node) -> bool:
+        """A body in which no channels are read or looked at runs as it is."""
+        custom_rule = len(node.inner) == 2  # whose channels are fixed if it reads or writes them
+        return custom_rule or (self.write is None and not node.inner[0].has_reads())
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """Dense values need no layout."""
@@ -156,7 +158,7 @@ class Sliced:
     keep: Keep
     inline: bool = field(default=False, init=False)
 
-    def passes(self, block: Block) -> bool:
+    def passes(self, node: Node) -> bool:
         """Every body is emitted anew."""
         return False
 
@@ -189,13 +191,6 @@ class Sliced:
 
 def _axes(node: Node) -> tuple[int, ...]:
     return () if node.read is None else node.read.axes
-
-
-def take(value: Any, positions: np.ndarray, axis: int) -> Any:
-    """The kept positions along an axis; the value itself where all are kept."""
-    if len(positions) == value.shape[axis]:
-        return value
-    return jnp.take(value, positions, axis=axis, indices_are_sorted=True, unique_indices=True)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class Channels:
         """Fixes ids: they are never pruned. `reason` says what forbids it."""
         self._fixed.append((np.unique(ids), reason))
 
+    def fixed(self, ids: Ids) -> bool:
+        """Whether any of these very ids is fixed already, ties aside."""
+        return any(np.isin(ids, stuck).any() for stuck, _ in self._fixed)
+
     def roots(self) -> np.ndarray:
         """For every id the number of its class of tied ids, int (count,)."""
         if not self._ties:
@@ -166,13 +170,18 @@ class Channels:
                 for ids in holders[1:]:
                     self.tie(ids, holders[0])
                 common[axes] = holders[0]
-        operands = [
-            Labels({a: i for a, i in o.tracked.items() if not dropped & set(a)}, o.free)
-            for o in operands
-        ]
         everywhere = (
             frozenset.intersection(*(o.free for o in operands)) if operands else frozenset()
         )
+        joint = {axes: ids for axes, ids in common.items() if len(axes) > 1}
+        folded = {a for axes in joint for a in axes}
+        operands = [
+            Labels(
+                {**{a: i for a, i in o.tracked.items() if not dropped & set(a)}, **joint},
+                o.free - folded,
+            )
+            for o in operands
+        ]
         return operands, Labels(common, everywhere)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import paths
-from jaxprune.graph.interpret import Sliced, run, take
-from jaxprune.graph.reading import State, read
+from jaxprune.graph.arguments import require_shapes
+from jaxprune.graph.compiled import compile_per_keywords, remember
+from jaxprune.graph.cut import cut
+from jaxprune.graph.interpret import Sliced, run
+from jaxprune.graph.reading import State, read, state_outputs
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pruned:
     """The smaller network that `graph.slice` returns.
 
@@ -40,6 +43,7 @@ class Pruned:
     state: State | None = field(default=None, repr=False)
     allow_inexact: bool = False
     before: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _wrapped: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn` on the pruned variables.
@@ -53,10 +57,16 @@ class Pruned:
             than these.
         """
         inner = getattr(fn, "jaxprune_inner", fn)
-        compiled = compile_per_keywords(functools.partial(_run_sliced, self, inner))
-        compiled.jaxprune_inner = inner
-        compiled.jaxprune_pruned = self
-        return compiled
+
+        def make() -> Callable[..., Any]:
+            # Without the variables, which what is compiled need not keep alive.
+            pruned = replace(self, variables=None)
+            compiled = compile_per_keywords(functools.partial(_run_sliced, pruned, inner))
+            compiled.jaxprune_inner = inner
+            compiled.jaxprune_pruned = self
+            return compiled
+
+        return remember(self._wrapped, (inner,), make)
 
     def cut(self, tree: Any) -> Any:
         """Cuts whatever follows the weights: optimizer state, averages, statistics.
@@ -68,42 +78,44 @@ class Pruned:
           ValueError: a leaf at a variable's path with another shape.
         """
 
-        def cut_leaf(key_path: tuple[Any, ...], leaf: Any) -> Any:
-            name = paths.name(key_path)
-            variable = self._variable_at(name)
-            if variable is None or not hasattr(leaf, "shape"):
-                return leaf
-            shape = tuple(leaf.shape)
-            for source in ({}, self.before):
-                if shape == self._shape_after(variable, source):
-                    return _cut(leaf, self._relative(variable, source))
-            if shape == ():
-                return leaf
-            raise ValueError(
-                f"{name} has shape {shape}, but the variable {variable} had "
-                f"{self._shape_after(variable, self.before)} before pruning; only a tree of the "
-                "unpruned network can be cut"
-            )
+        return jax.tree_util.tree_map_with_path(
+            lambda key_path, leaf: cut(leaf, self._cut_of(paths.name(key_path), leaf)), tree
+        )
 
-        return jax.tree_util.tree_map_with_path(cut_leaf, tree)
+    def _cut_of(self, name: str, leaf: Any) -> dict[int, np.ndarray]:
+        variable = self._variable_at(name)
+        if variable is None or not hasattr(leaf, "shape"):
+            return {}
+        shape = tuple(leaf.shape)
+        for source in ({}, self.before):
+            if shape == self._shape_after(variable, source):
+                return self._relative(variable, source)
+        if shape == ():
+            return {}
+        raise ValueError(
+            f"{name} has shape {shape}, but the variable {variable} had "
+            f"{self._shape_after(variable, self.before)} before pruning; only a tree of the "
+            "unpruned network can be cut"
+        )
 
     def cut_state(self, out: Any) -> Any:
         """Cuts in an output of the unpruned `fn` what holds new values of variables."""
-
-        def cut_leaf(key_path: tuple[Any, ...], leaf: Any) -> Any:
-            variable = paths.longest_suffix(paths.name(key_path), self.dense)
-            if variable is None or tuple(leaf.shape) != self._shape_after(variable, self.before):
-                return leaf
-            return _cut(leaf, self._relative(variable, self.before))
-
-        return jax.tree_util.tree_map_with_path(cut_leaf, out)
+        leaves, tree = jax.tree.flatten(out)
+        shapes = {path: self._shape_after(path, self.before) for path in self.dense}
+        found = state_outputs(out, shapes, self.state, lenient=True)
+        for i, variable in found.items():
+            leaves[i] = cut(leaves[i], self._relative(variable, self.before))
+        return tree.unflatten(leaves)
 
     def positions(self, path: str) -> dict[int, np.ndarray]:
         """Per cut axis of a variable, the kept positions in the first network."""
         return _axes_of(path, self.indices, self.dense)
 
     def _variable_at(self, name: str) -> str | None:
-        by_suffix = {path.partition("/")[2]: path for path in self.dense if "/" in path}
+        by_suffix: dict[str, str] = {}
+        for path in sorted(self.dense, key=lambda p: not p.startswith("params/")):
+            if "/" in path:
+                by_suffix.setdefault(path.partition("/")[2], path)
         parts = name.split("/")
         for i in range(len(parts)):
             suffix = "/".join(parts[i:])
@@ -132,69 +144,13 @@ def _axes_of(path: str, indices: Mapping[str, np.ndarray], dense: Dense) -> dict
     return {axis: indices[name] for axis, name in named if name in indices}
 
 
-def _cut(leaf: Any, positions: Mapping[int, np.ndarray]) -> Any:
-    if isinstance(leaf, np.ndarray):
-        for axis, kept in positions.items():
-            leaf = leaf.take(kept, axis)
-        return leaf
-    for axis, kept in positions.items():
-        leaf = take(leaf, kept, axis)
-    return leaf
-
-
-@functools.partial(jax.jit, static_argnames="positions")
-def _cut_leaves(leaves: list[jax.Array], positions: _Static) -> list[jax.Array]:
-    return [_cut(leaf, at) for leaf, at in zip(leaves, positions.value, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Static:
-    """A static argument that is compared by identity."""
-
-    value: Any
-
-
-def cut_variables(variables: Any, positions: Mapping[str, Mapping[int, np.ndarray]]) -> Any:
-    """The variables at the kept positions, sliced under one jit so that shardings are kept."""
-    leaves, tree = jax.tree.flatten(variables)
-    names = [name for name, _ in paths.leaves(variables)]
-    cuts = _Static([positions.get(name, {}) for name in names])
-    return tree.unflatten(_cut_leaves([jnp.asarray(x) for x in leaves], cuts))
-
-
-def compile_per_keywords(fn: Callable[..., Any]) -> Any:
-    """One `jit` per set of keyword arguments, so that an eager call is compiled and cached."""
-    compiled: dict[Any, Callable[..., Any]] = {}
-
-    def call(variables: Any, *args: Any, **static: Any) -> Any:
-        key = tuple(sorted((k, _hashable(v)) for k, v in static.items()))
-        if key not in compiled:
-            compiled[key] = jax.jit(lambda v, *a: fn(v, *a, **static))
-        return compiled[key](variables, *args)
-
-    return call
-
-
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        if isinstance(value, (list, tuple)):
-            return tuple(_hashable(v) for v in value)
-        raise TypeError(
-            f"keyword arguments are static and have to be hashable, got {type(value).__name__}; "
-            "pass arrays as positional arguments"
-        ) from None
-    return value
-
-
 def _run_sliced(
     pruned: Pruned, fn: Callable[..., Any], variables: Any, *args: Any, **static: Any
 ) -> Any:
     dense = _dense_structs(pruned, variables)
     reading = read(
         fn, dense, args, static,
-        state=None, find_state=True, allow_inexact=pruned.allow_inexact,
+        state=pruned.state, lenient=True, allow_inexact=pruned.allow_inexact,
     )  # fmt: skip
     kept = {path: pruned.positions(path) for path in pruned.dense}
     cut_off: dict[str, list[np.ndarray | None]] = {}
@@ -212,20 +168,10 @@ def _run_sliced(
 
 def _dense_structs(pruned: Pruned, variables: Any) -> Any:
     """The variables' types at the first network's shapes."""
-    leaves, tree = jax.tree.flatten(variables)
-    structs = []
-    wrong = []
-    named = [name for name, _ in paths.leaves(variables)]
-    if set(named) != set(pruned.dense):
-        odd = sorted(set(named) ^ set(pruned.dense))
-        raise ValueError(
-            f"these variables are missing or not of this network: {', '.join(odd[:8])}"
-        )
-    for name, leaf in zip(named, leaves, strict=True):
-        shape = pruned._shape_after(name, pruned.indices)
-        if jnp.shape(leaf) != shape:
-            wrong.append(f"{name} has shape {jnp.shape(leaf)}, expected {shape}")
-        structs.append(jax.ShapeDtypeStruct(pruned.dense[name][0], jnp.result_type(leaf)))
-    if wrong:
-        raise ValueError("not the variables of this pruned network: " + "; ".join(wrong[:8]))
-    return tree.unflatten(structs)
+    expected = {name: pruned._shape_after(name, pruned.indices) for name in pruned.dense}
+    require_shapes(expected, variables, "this pruned network")
+    structs = [
+        jax.ShapeDtypeStruct(pruned.dense[name][0], jnp.result_type(leaf))
+        for name, leaf in paths.leaves(variables)
+    ]
+    return jax.tree.structure(variables).unflatten(structs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import paths
@@ -73,7 +74,7 @@ def read(
     static: Mapping[str, Any],
     *,
     state: State | None = None,
-    find_state: bool = False,
+    lenient: bool = False,
     protect: Sequence[str] = (),
     allow_inexact: bool = False,
     fix_unused: bool = False,
@@ -86,8 +87,8 @@ def read(
       args: further inputs, arrays or structs in pytrees.
       static: keyword arguments.
       state: picks from the output what holds new values of variables.
-      find_state: take as state also each output whose path ends with that of a variable of its
-        shape.
+      lenient: this may be another function than the one that was traced. `state` need not fit its
+        output, and each output whose path ends with that of a variable of its shape is state too.
       protect: patterns of variables whose channels all stay.
       allow_inexact: open normalisations over channels.
       fix_unused: fix variables that the function does not use.
@@ -113,7 +114,7 @@ def read(
     if fix_unused:
         _fix_unused(analysis, jaxpr, [p for p, _ in named])
 
-    state_paths = _state_outputs(out_shapes, dict(named), state, find_state)
+    state_paths = state_outputs(out_shapes, dict(named), state, lenient=lenient)
     leaves = paths.leaves(out_shapes)
     wanted = []
     for i, (value, (path, leaf)) in enumerate(zip(outs, leaves, strict=True)):
@@ -139,29 +140,43 @@ def _fix_unused(analysis: Analysis, jaxpr: Any, names: Sequence[str]) -> None:
                     analysis.channels.fix(ids, Reason("not used by the function"))
 
 
-def _state_outputs(
-    out_shapes: Any, shapes: Mapping[str, tuple[int, ...]], state: State | None, find_state: bool
+def state_outputs(
+    out: Any, shapes: Mapping[str, tuple[int, ...]], state: State | None, *, lenient: bool
 ) -> dict[int, str]:
-    """Which flat outputs are new values of which variables."""
-    leaves, tree = jax.tree.flatten(out_shapes)
+    """Which flat outputs are new values of which variables; see `read`."""
+    leaves, tree = jax.tree.flatten(out)
     found: dict[int, str] = {}
-    if find_state:
-        for i, (path, leaf) in enumerate(paths.leaves(out_shapes)):
+    if lenient:
+        for i, (path, leaf) in enumerate(paths.leaves(out)):
             variable = paths.longest_suffix(path, shapes)
-            if variable is not None and shapes[variable] == leaf.shape:
+            if variable is not None and shapes[variable] == jnp.shape(leaf) and _has_name(variable):
                 found[i] = variable
-    if state is not None:
-        for path, i in paths.leaves(state(tree.unflatten(range(len(leaves))))):
-            variable = paths.longest_suffix(path, shapes)
-            if variable is None:
-                variable = next((v for v in shapes if v.endswith(f"/{path}")), None)
-            if variable is None or shapes[variable] != leaves[i].shape:
-                raise ValueError(
-                    f"state= names the output {path} of shape {leaves[i].shape}, which is no "
-                    f"variable of that shape; the variables are {', '.join(list(shapes)[:12])}"
-                )
-            found[i] = variable
-    return found
+    if state is None:
+        return found
+    try:
+        picked = paths.leaves(state(tree.unflatten(range(len(leaves)))))
+        return found | {i: _variable_of(path, leaves[i], shapes) for path, i in picked}
+    except (ValueError, TypeError, LookupError, AttributeError):
+        if lenient:
+            return found
+        raise
+
+
+def _has_name(path: str) -> bool:
+    """Whether a path is more than positions in tuples, which are alike by chance."""
+    return not path.replace("/", "").isdigit()
+
+
+def _variable_of(path: str, leaf: Any, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    variable = paths.longest_suffix(path, shapes)
+    if variable is None:
+        variable = next((v for v in shapes if v.endswith(f"/{path}")), None)
+    if variable is None or shapes[variable] != jnp.shape(leaf):
+        raise ValueError(
+            f"state= names the output {path} of shape {jnp.shape(leaf)}, which is no variable of "
+            f"that shape; the variables are {', '.join(list(shapes)[:12])}"
+        )
+    return variable
 
 
 def _tie_state(analysis: Analysis, labels: Labels, path: str, shape: tuple[int, ...]) -> Labels:

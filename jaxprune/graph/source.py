@@ -26,13 +26,22 @@ _exclude_frameworks()
 
 @dataclass(frozen=True)
 class Reason:
-    """Why channels are fixed: a text, and the equation that it speaks of where there is one."""
+    """Why channels are fixed: a text, and the equation that it speaks of where there is one.
+
+    Attributes:
+      text: what forbids pruning.
+      eqn: the equation.
+      calls: the calls whose bodies hold it, outermost first. A function of JAX's own that is
+        compiled (`jnp.flip`) has no line of the user's inside; the line that calls it is told.
+    """
 
     text: str
     eqn: Any = None
+    calls: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         if self.eqn is None:
             return self.text
-        where = source_info_util.summarize(self.eqn.source_info)
-        return f"{self.eqn.primitive.name} at {where}: {self.text}"
+        inwards = (source_info_util.summarize(e.source_info) for e in (*self.calls, self.eqn))
+        where = [place for place in inwards if place] or ["an unknown line"]
+        return f"{self.eqn.primitive.name} at {where[-1]}: {self.text}"

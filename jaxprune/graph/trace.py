@@ -45,9 +45,12 @@ def trace(
     """
     _require_finite(variables)
     base = getattr(fn, "jaxprune_pruned", None)
+    inherited = state is None and base is not None and base.state is not None
+    if state is None and base is not None:
+        state = base.state
     reading = read(
-        fn, variables, args, {}, state=state, protect=protect, allow_inexact=allow_inexact,
-        fix_unused=True, find_state=state is None and base is not None and base.state is not None,
+        fn, variables, args, {}, state=state, lenient=inherited, protect=protect,
+        allow_inexact=allow_inexact, fix_unused=True,
     )  # fmt: skip
     grouping = group_channels(reading.analysis)
     if not grouping.groups:
@@ -78,9 +81,14 @@ def cost(fn: Fn, variables: Any, *args: Any) -> Cost:
 
 def _require_finite(variables: Any) -> None:
     for path, leaf in paths.leaves(variables):
-        if isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer):
-            inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
-            if inexact and not bool(jnp.isfinite(leaf).all()):
+        if isinstance(leaf, np.ndarray) or (
+            isinstance(leaf, jax.Array)
+            and not isinstance(leaf, Tracer)
+            and leaf.is_fully_addressable
+            and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        ):  # On the host: a compiled check for every shape would take seconds.
+            values = np.asarray(leaf)
+            if jnp.issubdtype(values.dtype, jnp.inexact) and not np.isfinite(values).all():
                 raise ValueError(
                     f"{path} holds NaN or infinity; train on, or restore a sound checkpoint"
                 )

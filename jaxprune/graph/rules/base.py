@@ -45,11 +45,12 @@ class Relation:
 
 @dataclass(frozen=True)
 class Equation:
-    """An equation with the labels of its operands, as a rule sees it."""
+    """An equation with the labels of its operands and the calls around it, as a rule sees it."""
 
     eqn: Any
     ins: tuple[Labels, ...]
     channels: Channels
+    calls: tuple[Any, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Equation:
 
     def reason(self, text: str) -> Reason:
         """A reason that names this equation."""
-        return Reason(text, self.eqn)
+        return Reason(text, self.eqn, self.calls)
 
 
 class Rule(NamedTuple):

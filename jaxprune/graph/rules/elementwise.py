@@ -46,6 +46,17 @@ def emit_elementwise(
     return bind(eqn, [v if np.ndim(v) == 0 else jnp.broadcast_to(v, shape) for v in values])
 
 
+def emit_sharding_constraint(
+    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
+) -> list[Any]:
+    """The constraint holds for the sliced shape too, unless that cannot be laid out so."""
+    try:
+        eqn.params["sharding"].shard_shape(values[0].shape)
+    except ValueError:
+        return list(values)
+    return bind(eqn, values)
+
+
 def same_labels(equation: Equation) -> Relation:
     """Every result has the labels of the operand at its place (barriers, debug callbacks)."""
     return Relation(equation.ins, equation.ins[: len(equation.out_shapes)])
@@ -61,14 +72,15 @@ def bitcast(equation: Equation) -> Relation:
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj
 convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
-gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg
-nextafter not or polygamma population_count pow real reduce_precision regularized_incomplete_beta
-rem round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic
+gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne
+neg nextafter not or polygamma population_count pow real reduce_precision
+regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic
 shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
 """.split()
 
 ELEMENTWISE = {
     **dict.fromkeys(_NAMES, Rule(elementwise, emit_elementwise)),
+    "sharding_constraint": Rule(elementwise, emit_sharding_constraint),
     "bitcast_convert_type": Rule(bitcast, emit_elementwise),
     "optimization_barrier": Rule(same_labels, emit_as_is),
     "debug_callback": Rule(same_labels, emit_as_is),

@@ -20,6 +20,8 @@ def emit_reshape(
     eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
 ) -> list[Any]:
     """Kept channels are in row-major order before and after, so the sliced shape is enough."""
+    if 0 in eqn.outvars[0].aval.shape:
+        return bind(eqn, values)
     return [values[0].reshape(sliced_shape(relation.outs[0], eqn.outvars[0].aval.shape, keep))]
 
 
@@ -31,6 +33,8 @@ def broadcast_in_dim(equation: Equation) -> Relation:
     """
     placed = dict(enumerate(equation.params["broadcast_dimensions"]))
     shape, out_shape = equation.in_shapes[0], equation.out_shapes[0]
+    if 0 in out_shape:
+        return fix_all(equation)
     labels = equation.ins[0].renumbered(placed)
     stays = {d for a, d in placed.items() if shape[a] == out_shape[d]}
     grown = {d for d in range(len(out_shape)) if d not in stays and out_shape[d] > 1}
@@ -46,25 +50,19 @@ def reshape(equation: Equation) -> Relation:
     `f32[2,8] → f32[2,2,4]` holds them on axes (1, 2) together.
     Fields: new_sizes, dimensions.
     """
-    if equation.params.get("dimensions") is not None:
-        return fix_all(equation)
     shape, out_shape = equation.in_shapes[0], equation.out_shapes[0]
+    if equation.params.get("dimensions") is not None or 0 in shape:
+        return fix_all(equation)
     labels = equation.ins[0]
     runs = list(_runs(shape, out_shape))
-    if all(len(axes) == len(out_axes) == 1 for axes, out_axes in runs):
-        out = labels.renumbered({axes[0]: out_axes[0] for axes, out_axes in runs})
-        return Relation((labels,), (out,))
-    tracked: dict[Axes, Ids] = {}
-    free: set[int] = set()
+    alone = {run[0]: out_run[0] for run, out_run in runs if len(run) == len(out_run) == 1}
+    changed = {a for run, _ in runs for a in run if a not in alone}
+    moved = labels.without(a for axes in labels.tracked if changed & set(axes) for a in axes)
+    out = Labels(moved.tracked, labels.free & alone.keys()).renumbered(alone)
+    tracked, free = dict(out.tracked), set(out.free)
     for axes, out_axes in runs:
-        if len(axes) == len(out_axes) == 1:
-            axis, out_axis = axes[0], out_axes[0]
-            if (axis,) in labels.tracked:
-                tracked[(out_axis,)] = labels.tracked[(axis,)]
-                continue
-            if labels.holder(axis) is None:
-                free |= {out_axis} if axis in labels.free else set()
-                continue
+        if axes[0] in alone:
+            continue
         if set(axes) <= labels.free:
             free |= set(out_axes)
             continue
@@ -104,7 +102,9 @@ def _one_tuple(equation: Equation, labels: Labels, axes: list[int]) -> Labels:
             if not (set(held) <= set(axes) and contiguous):
                 labels = channels.split(labels, held, next(a for a in held if a in axes))
     held = [a for a in labels.tracked if set(a) & set(axes)]
-    for extra in held[1:]:
+    # What is fixed anyway gives way, then the shorter axis: a kernel's taps rather than its inputs.
+    held.sort(key=lambda a: (not channels.fixed(labels.tracked[a]), labels.tracked[a].size))
+    for extra in held[:-1]:
         labels = channels.fix_axes(
             labels, extra, equation.reason("merges two channel axes into one")
         )

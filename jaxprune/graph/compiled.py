@@ -1,0 +1,49 @@
+"""Compiles what the engine hands out once, and finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+_MOST = 32
+
+
+def compile_per_keywords(fn: Callable[..., Any]) -> Any:
+    """One `jit` per set of keyword arguments, so that an eager call is compiled and cached."""
+    compiled: dict[Any, Callable[..., Any]] = {}
+
+    def call(variables: Any, *args: Any, **static: Any) -> Any:
+        key = tuple(sorted((k, _hashable(v)) for k, v in static.items()))
+        if key not in compiled:
+            compiled[key] = jax.jit(lambda v, *a: fn(v, *a, **static))
+        return compiled[key](variables, *args)
+
+    return call
+
+
+def _hashable(value: Any) -> Any:
+    """A key that tells apart what a function may: 1, 1.0 and True are equal, but not alike."""
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(_hashable(v) for v in value)
+    if not isinstance(value, Hashable):
+        raise TypeError(
+            f"keyword arguments are static and have to be hashable, got {type(value).__name__}; "
+            "pass arrays as positional arguments"
+        )
+    return type(value), value
+
+
+def remember(cache: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What was made for the same key before, so that it is compiled once; else it is made.
+
+    Only the latest few are kept: a caller may come with a new function at each step.
+    """
+    if not all(isinstance(part, Hashable) for part in key):
+        return make()
+    if key not in cache:
+        while len(cache) >= _MOST:
+            cache.pop(next(iter(cache)))
+        cache[key] = make()
+    return cache[key]

@@ -1,0 +1,75 @@
+"""Takes the kept positions of arrays, wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+
+Positions = Mapping[int, np.ndarray]
+"""Per axis the positions that stay."""
+
+
+def take(value: Any, positions: np.ndarray, axis: int) -> Any:
+    """The kept positions along an axis; the value itself where all are kept."""
+    if len(positions) == value.shape[axis]:
+        return value
+    return jnp.take(value, positions, axis=axis, indices_are_sorted=True, unique_indices=True)
+
+
+def cut(leaf: Any, positions: Positions) -> Any:
+    """An array at its kept positions, on the same devices.
+
+    Every cut has another shape, and compiling them all takes longer than a trip over the host. Only
+    what the host cannot see is cut by a compiled function: tracers, arrays of several processes.
+    """
+    if not positions:
+        return leaf
+    if not _on_host(leaf):
+        return jax.jit(lambda x: _take_all(x, positions))(leaf)
+    value = np.asarray(leaf)
+    for axis, kept in positions.items():
+        value = value.take(kept, axis)
+    return _put(value, leaf) if isinstance(leaf, jax.Array) else value
+
+
+def copied(leaf: Any) -> jax.Array:
+    """A copy of an array as a JAX array, on the same devices."""
+    return _put(np.array(leaf), leaf) if _on_host(leaf) else jnp.array(leaf, copy=True)
+
+
+def _take_all(value: Any, positions: Positions) -> Any:
+    for axis, kept in positions.items():
+        value = take(value, kept, axis)
+    return value
+
+
+def _on_host(leaf: Any) -> bool:
+    """Whether the host can see all of an array. Typed keys are no numbers to it."""
+    if isinstance(leaf, Tracer):
+        return False
+    if isinstance(leaf, jax.Array):
+        return leaf.is_fully_addressable and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return True
+
+
+def _put(value: np.ndarray, like: Any) -> jax.Array:
+    if not (isinstance(like, jax.Array) and like.committed):
+        return jax.device_put(value)
+    sharding = like.sharding
+    if isinstance(sharding, NamedSharding):
+        # An axis that the devices no longer divide is whole on each of them.
+        spec = (*sharding.spec, *(None,) * (value.ndim - len(sharding.spec)))
+        kept = (
+            s if n == m else None for s, n, m in zip(spec, value.shape, like.shape, strict=True)
+        )
+        try:
+            sharding.shard_shape(value.shape)
+        except ValueError:
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(*kept))
+    return jax.device_put(value, sharding)

@@ -1,0 +1,89 @@
+"""The laws of the engine, as assertions, and variables to hold them on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.graph import paths
+
+
+def compiled(fn, *args):
+    """`fn` compiled in the quickest way for arguments like these: it runs once or twice."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(fn).lower(*args).compile(compiler_options=options)
+
+
+def fill(structs, seed=0):
+    """Random variables of the given shapes that neither explode nor vanish in a deep network."""
+    rng = np.random.default_rng(seed)
+
+    def draw(key_path, leaf):
+        name = paths.name(key_path).rpartition("/")[2]
+        if name == "kernel":
+            value = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        elif name in ("scale", "var"):
+            value = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            value = 0.3 * rng.normal(size=leaf.shape)
+        return jnp.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, structs)
+
+
+def random_masks(graph, seed=0, least=1):
+    """0/1 masks with a random number of units kept in each group."""
+    rng = np.random.default_rng(seed)
+    masks = {}
+    for name, group in graph.groups.items():
+        order = rng.permutation(group.size)
+        masks[name] = (order < rng.integers(min(least, group.size), group.size + 1)).astype(float)
+    return masks
+
+
+def near(a, b, tolerance):
+    """Holds two trees of arrays together, relative to the largest entry of each array."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(paths.leaves(a), jax.tree.leaves(b), strict=True):
+        if x.dtype == jax.dtypes.float0:
+            continue
+        assert x.shape == y.shape, (path, x.shape, y.shape)
+        assert x.dtype == y.dtype, (path, x.dtype, y.dtype)
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        worst = np.abs(x - y).max(initial=0) / max(1.0, np.abs(x).max(initial=0))
+        assert worst <= tolerance, (path, worst)
+
+
+def value_and_grad(fn):
+    """The outputs of `fn(variables, ...)` and the gradient of a number made of the first one."""
+
+    def number(variables, *args):
+        out = fn(variables, *args)
+        first = jax.tree.leaves(out)[0].astype(float)
+        weights = jnp.cos(jnp.arange(first.size)).reshape(first.shape)
+        return jnp.sum(weights * jnp.sin(first)), out
+
+    return jax.value_and_grad(number, has_aux=True, allow_int=True)
+
+
+def assert_laws(graph, fn, variables, *args, seed=0, tolerance=1e-9):
+    """Laws 1 and 2: masked equals sliced, full masks equal the function, gradients included."""
+    masks = random_masks(graph, seed)
+    full = {name: np.ones_like(mask) for name, mask in masks.items()}
+
+    def under(variables, masks, *args):
+        return value_and_grad(lambda v, *a: graph.masked(fn)(v, masks, *a))(variables, *args)
+
+    masked = compiled(under, variables, masks, *args)
+    own = compiled(value_and_grad(fn), variables, *args)
+    (_, out), grad = own(variables, *args)
+    (_, full_out), full_grad = masked(variables, full, *args)
+    near(full_out, out, tolerance)
+    near(full_grad, grad, tolerance)
+
+    pruned = graph.slice(variables, masks)
+    sliced = compiled(value_and_grad(pruned.wrap(fn)), pruned.variables, *args)
+    (_, masked_out), masked_grad = masked(variables, masks, *args)
+    (_, sliced_out), sliced_grad = sliced(pruned.variables, *args)
+    near(pruned.cut_state(masked_out), sliced_out, tolerance)
+    near(pruned.cut(masked_grad), sliced_grad, tolerance)
+    return pruned
