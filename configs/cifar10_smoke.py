@@ -2,7 +2,7 @@
 
     TFDS_DATA_DIR=... jaxprune run configs/cifar10_smoke.py
 
-Time: to be measured on 2 CPU cores.
+Time: about a minute on 2 x86-64 CPU cores.
 Result: a summary whose accuracies mean nothing, at 4x fewer parameters and 2x fewer MACs.
 """
 

@@ -4,7 +4,8 @@
 
 All at the run's widths, from the same calibration images. The error is what the readers' outputs
 lose (a fraction of their energy), the mean over the pruned groups, on the full Gram matrices of
-calibration images that no row has chosen on. The accuracies are on the held-out images, as cut and
+calibration images that no row has chosen on; it is that of the old weights, which reconstruction
+replaces. The accuracies are on the held-out images, as cut and
 with BatchNorm statistics taken anew; nothing is fine-tuned.
 """
 

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Selection, Widths
-from jaxprune.methods.ranking import kernels, select
+from jaxprune.methods.ranking import filter_norms, select
 from jaxprune.statistics.batches import Batches
 
 
@@ -29,14 +28,4 @@ def l1(
     key: jax.Array,
 ) -> Selection:
     """Scores each unit by the L1 norm of its filters, summed over the kernels that write it."""
-    return Selection(select(graph, norms(graph, variables), budget), variables)
-
-
-def norms(graph: ChannelGraph, variables: Any) -> dict[str, np.ndarray]:
-    """Per group the L1 norms, float64 (units,)."""
-    return {
-        name: np.sum(
-            [np.linalg.norm(k, ord=1, axis=1) for k in kernels(graph, variables, group)], axis=0
-        )
-        for name, group in graph.groups.items()
-    }
+    return Selection(select(graph, filter_norms(graph, variables, 1), budget), variables)

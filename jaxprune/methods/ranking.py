@@ -90,3 +90,13 @@ def kernels(graph: ChannelGraph, variables: Any, group: Group) -> list[np.ndarra
     if not found:
         raise ValueError(f"group {group.name} is written by no kernel; use another method")
     return found
+
+
+def filter_norms(graph: ChannelGraph, variables: Any, order: int) -> dict[str, np.ndarray]:
+    """Per group the L1 or L2 norms of its filters, summed over its kernels, float64 (units,)."""
+    return {
+        name: np.sum(
+            [np.linalg.norm(k, ord=order, axis=1) for k in kernels(graph, variables, group)], axis=0
+        )
+        for name, group in graph.groups.items()
+    }

@@ -11,7 +11,7 @@ from jaxprune import data, models
 from jaxprune.data import normalize
 from jaxprune.graph import trace
 from jaxprune.masks import keep_top
-from jaxprune.methods.l1 import norms
+from jaxprune.methods.ranking import filter_norms
 from jaxprune.search import SearchConfig, greedy_elimination, search_groups
 from jaxprune.statistics import grams
 from jaxprune.train.loop import fit
@@ -54,7 +54,7 @@ def test_unseeded_search_beats_greedy_which_beats_l1(trained, fraction):
     graph, variables, matrices = trained
     widths = {name: round(fraction * group.size) for name, group in graph.groups.items()}
     found = search_groups(matrices, widths, jax.random.key(2), SearchConfig())
-    ranked = keep_top(norms(graph, variables), widths)
+    ranked = keep_top(filter_norms(graph, variables, 1), widths)
     greedy, by_norm = {}, {}
     for name, gram in matrices.items():
         mask = greedy_elimination(jnp.asarray(gram, jnp.float32), widths[name])

@@ -9,7 +9,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.methods.contract import accuracy, cross_entropy
-from jaxprune.methods.l1 import norms
+from jaxprune.methods.ranking import filter_norms
 from jaxprune.statistics import mask_gradients
 
 
@@ -55,7 +55,9 @@ WIDTHS = {A: 3, B: 4}
 def test_norms(case):
     _, variables, _ = case
     kernel = np.asarray(variables["params"]["a"]["kernel"])
-    np.testing.assert_allclose(norms(case[0], variables)[A], np.abs(kernel).sum(0), rtol=1e-6)
+    np.testing.assert_allclose(
+        filter_norms(case[0], variables, 1)[A], np.abs(kernel).sum(0), rtol=1e-6
+    )
     assert kept(case, "l1", WIDTHS)[A] == expected(np.abs(kernel).sum(0), 3)
     assert kept(case, "l2", WIDTHS)[A] == expected(np.linalg.norm(kernel, axis=0), 3)
 
