@@ -31,7 +31,7 @@ def load(
 
     Raises:
       ValueError: an unknown name, with those there are, or bad contents, naming the field.
-      RuntimeError: the data is neither there nor to be had, with what to do.
+      FileNotFoundError: the data is neither there nor to be had, with what to do.
     """
     if name == "digits":
         return digits.load(heldout, seed)

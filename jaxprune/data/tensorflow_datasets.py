@@ -42,7 +42,7 @@ def load(
 
     Raises:
       ValueError: an unknown name, or a data set that is not for image classification.
-      RuntimeError: the data is not there and could not be prepared.
+      FileNotFoundError: the data is not there and could not be prepared.
     """
     place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     place = place.expanduser().absolute()
@@ -80,7 +80,7 @@ def prepare(name: str, data_dir: Path) -> None:
     runs JAX imports TensorFlow.
 
     Raises:
-      RuntimeError: it failed, with the reason and the way out.
+      FileNotFoundError: it failed, with the reason and the way out.
     """
     code = _PREPARE.format(name=name, data_dir=str(data_dir))
     print(f"{name} is not in {data_dir}: downloading it, which can take minutes", file=sys.stderr)
@@ -89,7 +89,7 @@ def prepare(name: str, data_dir: Path) -> None:
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"data set {name!r} is not in {data_dir}, and could not be downloaded: {lines[-1]}\n"
             "Set TFDS_DATA_DIR to the folder of a prepared copy (written as array_record), or "
             "prepare one where there is a network; TFDS needs `pip install tensorflow` for that "

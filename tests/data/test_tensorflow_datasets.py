@@ -137,7 +137,7 @@ def test_not_image_classification(prepared):
 
 def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "_PREPARE", "raise OSError('no network for {name}')")
-    with pytest.raises(RuntimeError, match=r"no network for mnist\nSet TFDS_DATA_DIR") as e:
+    with pytest.raises(FileNotFoundError, match=r"no network for mnist\nSet TFDS_DATA_DIR") as e:
         data.load("mnist", data_dir=tmp_path)
     assert str(tmp_path) in str(e.value) and 'python -c "' in str(e.value)
 
