@@ -27,7 +27,6 @@ from jaxprune.data.augment import normalize
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import get as get_method
 from jaxprune.report import summary as json_files
-from jaxprune.report.metrics import MetricsWriter
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
 
@@ -110,9 +109,10 @@ class Experiment:
         path = self.folder / "seconds.json"
         return json_files.read(path) if path.exists() else {}
 
-    def metrics(self) -> MetricsWriter:
-        """`metrics.jsonl`, opened for appending."""
-        return MetricsWriter(self.folder / "metrics.jsonl")
+    @property
+    def metrics_path(self) -> Path:
+        """`metrics.jsonl`, to which the trainings append."""
+        return self.folder / "metrics.jsonl"
 
 
 def prepare(config: RunConfig) -> Experiment:

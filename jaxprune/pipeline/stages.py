@@ -24,6 +24,7 @@ from jaxprune.pipeline.experiment import Experiment
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
 from jaxprune.report.encode import plain
+from jaxprune.report.metrics import MetricsWriter, drop_from
 from jaxprune.report.progress import track
 from jaxprune.statistics import grams, sensitivity
 from jaxprune.statistics.sensitivity import Chooser
@@ -55,14 +56,19 @@ def _fit(
     """Trains from `variables`, or from where an interrupted stage was."""
     split = run.data.train
     steps = total_steps(config, len(split.images))
-    with Checkpoints(run.folder / "checkpoints" / stage) as checkpoints, run.metrics() as metrics:
+    with Checkpoints(run.folder / "checkpoints" / stage) as checkpoints:
         start = initial_state(variables, config)
         if checkpoints.latest() is not None:
             start = checkpoints.restore(start)
         done = int(start.step)
         if done == steps:
             return start.variables
-        with run.stage(stage), track(stage, steps) as advance:
+        drop_from(run.metrics_path, stage, done)
+        with (
+            MetricsWriter(run.metrics_path) as metrics,
+            run.stage(stage),
+            track(stage, steps) as advance,
+        ):
             advance(done)
 
             def on_chunk(state: TrainState, chunk: Any) -> None:

@@ -29,8 +29,7 @@ class MetricsWriter:
 
     def write(self, **record: Any) -> None:
         """Appends one record; values may be NumPy or JAX scalars, a non-finite one becomes null."""
-        line = json.dumps(plain(record), allow_nan=False, ensure_ascii=False) + "\n"
-        self._file.write(line.encode())
+        self._file.write(_line(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -63,6 +62,28 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: line {number} is not a JSON object")
         records.append(record)
     return records
+
+
+def drop_from(path: str | os.PathLike[str], stage: str, step: int) -> None:
+    """Drops what a stage wrote from `step` on, atomically.
+
+    A process that was killed had got further than its last checkpoint; the one that goes on from
+    there writes those steps again.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    records = read(path)
+    kept = [r for r in records if not (r.get("stage") == stage and r.get("step", -1) >= step)]
+    if len(kept) < len(records):
+        neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        neighbour.write_bytes(b"".join(_line(record) for record in kept))
+        os.replace(neighbour, path)
+
+
+def _line(record: Any) -> bytes:
+    text = json.dumps(plain(record), allow_nan=False, ensure_ascii=False)
+    return text.encode() + b"\n"
 
 
 def _complete(file: Any, block: int = 1 << 16) -> int:

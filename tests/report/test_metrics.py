@@ -63,3 +63,15 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1 is not a JSON object"):
         metrics.read(path)
+
+
+def test_steps_after_a_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics.drop_from(path, "train", 0)  # nothing there yet
+    with metrics.MetricsWriter(path) as writer:
+        for stage, steps in (("train", 4), ("finetune", 6)):
+            for step in range(steps):
+                writer.write(stage=stage, step=step)
+    metrics.drop_from(path, "finetune", 3)
+    found = [(r["stage"], r["step"]) for r in metrics.read(path)]
+    assert found == [("train", s) for s in range(4)] + [("finetune", s) for s in range(3)]
