@@ -21,6 +21,7 @@ from jaxprune.budget import Budget
 from jaxprune.report import summary
 from jaxprune.report.encode import plain
 from jaxprune.search.run import SearchConfig
+from jaxprune.statistics.sensitivity import KEPT
 from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
 
@@ -68,7 +69,7 @@ class ModelConfig:
 class SensitivityConfig:
     """How accuracy and loss are measured as one group after the other gets narrower."""
 
-    kept: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    kept: tuple[float, ...] = KEPT
     """Kept fractions of a group's channels at which it is measured, in (0, 1)."""
     criterion: str = "greedy"
     """The method that chooses the channels for these measurements, by its name."""

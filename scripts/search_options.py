@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = prepare(dataclasses.replace(load(arguments.run / "config.json"), out=str(arguments.run)))
     trained = stages.train(run)
-    widths, _ = stages.choose_widths(run, trained)
+    widths = stages.choose_widths(run, trained)
     statistics = run.config.statistics
     images = statistics.images
     every = run.calibration(len(run.data.train), statistics.batch_size)

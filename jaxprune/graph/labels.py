@@ -34,10 +34,6 @@ class Labels:
     tracked: dict[Axes, Ids] = field(default_factory=dict)
     free: frozenset[int] = frozenset()
 
-    def holder(self, axis: int) -> Axes | None:
-        """The tracked tuple that holds `axis`, if any."""
-        return next((axes for axes in self.tracked if axis in axes), None)
-
     def extent(self, axis: int, size: int) -> int | Ids:
         """The ids along `axis`, or its dense `size` where it carries none alone."""
         return self.tracked.get((axis,), size)  # pyright: ignore[reportReturnType]

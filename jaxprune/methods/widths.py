@@ -13,10 +13,7 @@ from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Widths
 from jaxprune.search.greedy import greedy_elimination
 from jaxprune.statistics.batches import Batches
-from jaxprune.statistics.sensitivity import Chooser, sensitivity
-
-KEPT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""The kept fractions at which sensitivity is measured."""
+from jaxprune.statistics.sensitivity import KEPT, Chooser, sensitivity
 
 
 def allocate_widths(

@@ -26,7 +26,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     if done.exists():
         return json_files.read(done)
     trained = stages.train(experiment)
-    widths, _ = stages.choose_widths(experiment, trained)
+    widths = stages.choose_widths(experiment, trained)
     selection = stages.search(experiment, trained, widths)
     cut, recalibrated = stages.cut(experiment, selection)
     tuned = stages.finetune(experiment, recalibrated, trained)

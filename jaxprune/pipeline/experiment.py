@@ -22,7 +22,7 @@ from jaxprune import config as run_config
 from jaxprune import data, models
 from jaxprune.budget import Budget
 from jaxprune.config import RunConfig
-from jaxprune.data import Dataset
+from jaxprune.data import Dataset, Split
 from jaxprune.data.augment import normalize
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import get as get_method
@@ -83,10 +83,13 @@ class Experiment:
 
     def calibration(self, images: int, batch_size: int) -> list[Batch]:
         """Batches of training images, drawn by the run's seed."""
-        split = self.data.train
-        rng = np.random.default_rng([self.config.seed, 0xCA11B])
-        chosen = rng.permutation(len(split.images))[:images]
-        return self.batches(split.images[chosen], split.labels[chosen], batch_size)
+        chosen = self.draw(images, purpose=0xCA11B)
+        return self.batches(chosen.images, chosen.labels, batch_size)
+
+    def draw(self, images: int, purpose: int) -> Split:
+        """Training images drawn by the run's seed, others for each purpose."""
+        rng = np.random.default_rng([self.config.seed, purpose])
+        return self.data.train.take(rng.permutation(len(self.data.train))[:images])
 
     def heldout(self, images: int | None, batch_size: int) -> list[Batch]:
         """Batches of the held-out images: all that chooses reads these."""

@@ -104,7 +104,7 @@ def _due(chunk: Any, parts: int = 10) -> bool:
     return int(chunk.done * parts / chunk.total) > int(before * parts / chunk.total)
 
 
-def choose_widths(run: Experiment, variables: Variables) -> tuple[dict[str, int], Curves | None]:
+def choose_widths(run: Experiment, variables: Variables) -> dict[str, int]:
     """Sensitivity on the held-out images, then the width of every group; `sensitivity.json`."""
     path = run.folder / "sensitivity.json"
     config = run.config
@@ -118,20 +118,14 @@ def choose_widths(run: Experiment, variables: Variables) -> tuple[dict[str, int]
                 record |= {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
             json_files.write(path, plain(record))
     record = json_files.read(path)
-    curves = None
     if "kept" in record:
-        arrays = {
-            metric: {n: np.array(v) for n, v in record[metric].items()}
-            for metric in ("loss", "accuracy")
-        }
-        curves = Curves(np.array(record["kept"]), **arrays)
-        shown = {n: curves.accuracy[n] for n in run.prunable()}
+        shown = {n: record["accuracy"][n] for n in run.prunable()}
         chosen = {n: record["widths"][n] / run.graph.groups[n].size for n in shown}
-        baseline = float(next(iter(curves.accuracy.values()))[-1])
+        baseline = next(iter(shown.values()))[-1]
         plots.sensitivity(
-            run.folder / "plots" / "sensitivity.png", curves.grid, shown, baseline, chosen
+            run.folder / "plots" / "sensitivity.png", record["kept"], shown, baseline, chosen
         )
-    return record["widths"], curves
+    return record["widths"]
 
 
 def _measure_sensitivity(run: Experiment, variables: Variables) -> Curves:
@@ -221,14 +215,11 @@ def cut(run: Experiment, selection: Selection) -> tuple[Pruned, Pruned]:
     """Slices, and takes the BatchNorm statistics anew: the network as cut, and recalibrated."""
     pruned = run.graph.slice(selection.variables, selection.masks)
     config = run.config.recalibration
-    rng = np.random.default_rng([run.config.seed, 0xBA7C4])
-    split = run.data.train
-    chosen = rng.permutation(len(split.images))[: config.images]
     with run.stage("recalibration"):
         variables = recalibrate(
             student(run, pruned),
             pruned.variables,
-            split.images[chosen],
+            run.draw(config.images, purpose=0xBA7C4).images,
             batch_size=config.batch_size,
             mean=run.data.mean,
             std=run.data.std,

@@ -19,6 +19,11 @@ def inputs_of(batch: Any) -> Any:
     return _part(batch, 0, _INPUT_KEYS)
 
 
+def count_of(inputs: Any) -> int:
+    """The number of samples in a batch's inputs."""
+    return len(jax.tree.leaves(inputs)[0])
+
+
 def labels_of(batch: Any) -> jax.Array:
     """The labels of a batch, int `[B]`.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.statistics.batches import Batches, first, inputs_of
+from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 
 class MaskGradients(NamedTuple):
@@ -54,7 +54,7 @@ def mask_gradients(
     @jax.jit
     def moments(variables: Any, batch: Any) -> dict[str, Any]:
         inputs = inputs_of(batch)
-        images = len(jax.tree.leaves(inputs)[0])
+        images = count_of(inputs)
         per_sample = {n: jnp.broadcast_to(m, (images, *jnp.shape(m))) for n, m in point.items()}
 
         def total(per_sample: Any) -> jax.Array:
@@ -72,7 +72,7 @@ def mask_gradients(
     for batch in batches:
         part = jax.tree.map(lambda a: np.asarray(a, np.float64), moments(variables, batch))
         total = part if total is None else jax.tree.map(np.add, total, part)
-        count += len(jax.tree.leaves(inputs_of(batch))[0])
+        count += count_of(inputs_of(batch))
     result = jax.tree.map(lambda a: a / count, total)
     for group, square in result["square"].items():
         if not np.isfinite(square).all():

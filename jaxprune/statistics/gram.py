@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.graph import ChannelGraph, Consumer
-from jaxprune.statistics.batches import Batches, first, inputs_of
+from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 Weighting = Literal["energy", "sum"]
 _HIGHEST = lax.Precision.HIGHEST
@@ -79,7 +79,7 @@ def grams(
     @jax.jit
     def accumulate(variables: Any, inputs: Any, key: jax.Array) -> Any:
         layers = layers_of(graph, fn, variables, inputs, key, masks, positions)
-        images = len(jax.tree.leaves(inputs)[0])
+        images = count_of(inputs)
         return {
             group: [(_collapse(layer) * images, layer.energy * images) for layer in read]
             for group, read in layers.items()
@@ -91,7 +91,7 @@ def grams(
         part = accumulate(variables, inputs_of(batch), jax.random.fold_in(key, i))
         part = jax.tree.map(lambda a: np.asarray(a, np.float64), part)
         total = part if total is None else jax.tree.map(np.add, total, part)
-        count += len(jax.tree.leaves(inputs_of(batch))[0])
+        count += count_of(inputs_of(batch))
     result = {}
     for group in graph.groups:
         matrices = [

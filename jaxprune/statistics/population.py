@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Masks
-from jaxprune.statistics.batches import Batches, first, inputs_of
+from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 Metric = Callable[[Any, Any], jax.Array]
 """`metric(outputs, batch)`: a mean over the samples of the batch."""
@@ -64,7 +64,7 @@ def evaluate_masks(
     totals: dict[str, np.ndarray] = {}
     count = 0
     for batch in batches:
-        images = len(jax.tree.leaves(inputs_of(batch))[0])
+        images = count_of(inputs_of(batch))
         for name, value in evaluate(variables, population, batch).items():
             part = images * np.asarray(value, np.float64)
             totals[name] = totals[name] + part if name in totals else part

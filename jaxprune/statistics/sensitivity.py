@@ -14,6 +14,9 @@ from jaxprune.masks import Masks
 from jaxprune.statistics.batches import Batches
 from jaxprune.statistics.population import Metric, evaluate_masks
 
+KEPT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The kept fractions at which sensitivity is measured by default."""
+
 Chooser = Callable[[Mapping[str, int]], Masks]
 """`widths → masks`: which units of each group stay at a width."""
 
