@@ -1,4 +1,4 @@
-"""Data sets in memory, their augmentation on the device, and the order in which they are read."""
+"""Data sets in memory or on disk, their augmentation on the device, and the order of reading."""
 
 from jaxprune.data.augment import augment, normalize
 from jaxprune.data.batches import (
@@ -10,12 +10,14 @@ from jaxprune.data.batches import (
 )
 from jaxprune.data.dataset import Dataset, Split
 from jaxprune.data.registry import NAMES, load
+from jaxprune.data.streamed import Streamed
 
 __all__ = [
     "NAMES",
     "Dataset",
     "EvalBatch",
     "Split",
+    "Streamed",
     "augment",
     "batch_indices",
     "epoch_indices",

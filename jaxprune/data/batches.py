@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxprune.data.dataset import Split
+
+if TYPE_CHECKING:
+    from jaxprune.data.streamed import Streamed
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -63,15 +66,12 @@ class EvalBatch(NamedTuple):
     valid: np.ndarray
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[EvalBatch]:
+def eval_batches(split: Split | Streamed, batch_size: int) -> Iterator[EvalBatch]:
     """The whole split in its order, in batches of one size, so that nothing compiles twice."""
-    for start in range(0, len(split), batch_size):
-        images = split.images[start : start + batch_size]
-        labels = split.labels[start : start + batch_size]
-        valid = np.arange(batch_size) < len(labels)
+    for images, labels in split.chunks(batch_size):
         missing = batch_size - len(labels)
         yield EvalBatch(
             np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
             np.pad(labels, (0, missing)),
-            valid,
+            np.arange(batch_size) < len(labels),
         )

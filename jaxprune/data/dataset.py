@@ -1,4 +1,4 @@
-"""A data set in memory: its training, held-out and test parts.
+"""A data set: its training, held-out and test parts, in memory or, but for the second, on disk.
 
 The test part is read by `evaluate` alone, so it is decoded only when it is asked for. Whatever
 chooses reads the held-out part, which is fixed by the data set's own seed and not by a run's.
@@ -7,11 +7,15 @@ chooses reads the held-out part, which is fixed by the data set's own seed and n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxprune.data.streamed import Streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,22 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image: (height, width, channels)."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def first(self, count: int | None) -> Split:
+        """The first `count` examples; None: all."""
+        return Split(self.images[:count], self.labels[:count], self.ids[:count])
+
+    def chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All images and labels in their order, `size` at a time and the rest at the end."""
+        for start in range(0, len(self), size):
+            stop = start + size
+            yield self.images[start:stop], self.labels[start:stop]
 
     def take(self, positions: np.ndarray) -> Split:
         """The examples at `positions`, in that order."""
@@ -51,20 +71,22 @@ class Dataset:
     """
 
     name: str
-    train: Split
+    train: Split | Streamed
     heldout: Split
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    load_test: Callable[[], Split] = dataclasses.field(repr=False)
+    load_test: Callable[[], Split | Streamed] = dataclasses.field(repr=False)
 
     @cached_property
-    def test(self) -> Split:
-        """The test part, decoded at its first use."""
-        test = check(self.load_test(), self.num_classes, f"{self.name}.test")
-        if test.images.shape[1:] != self.input_shape:
+    def test(self) -> Split | Streamed:
+        """The test part; one in memory is decoded at its first use."""
+        test = self.load_test()
+        if isinstance(test, Split):
+            check(test, self.num_classes, f"{self.name}.test")
+        if test.image_shape != self.input_shape:
             raise ValueError(
-                f"{self.name}.test has images {test.images.shape[1:]}, its training part "
+                f"{self.name}.test has images {test.image_shape}, its training part "
                 f"{self.input_shape}"
             )
         return test
@@ -72,8 +94,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Of one image: (height, width, channels)."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
 
 def check(split: Split, num_classes: int, field: str) -> Split:
@@ -132,7 +153,8 @@ def assemble(
     if isinstance(heldout, int):
         chosen = choose_balanced(examples.labels, heldout, seed, num_classes)
     else:
-        chosen = _named(examples.ids, Path(heldout))
+        place = {str(name): i for i, name in enumerate(examples.ids)}
+        chosen = positions_in_file(Path(heldout), place.get, str(examples.ids[0]))
     if not 0 < len(chosen) < len(examples):
         raise ValueError(
             f"heldout leaves {len(chosen)} examples to choose by and "
@@ -183,15 +205,24 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return tuple(mean), tuple(std)
 
 
-def _named(ids: np.ndarray, path: Path) -> np.ndarray:
+def positions_in_file(path: Path, place: Callable[[str], int | None], example: str) -> np.ndarray:
+    """Sorted positions of the examples that a file names, one id a line.
+
+    Args:
+      path: of the file.
+      place: the position of an id; None: the training part has no such id.
+      example: an id that it has, to show what they look like.
+
+    Raises:
+      ValueError: there is no such file, or it names other ids.
+    """
     if not path.is_file():
         raise ValueError(f"heldout names {str(path)!r}, which is no file; it holds one id a line")
-    wanted = path.read_text().split()
-    place = {str(name): i for i, name in enumerate(ids)}
-    missing = [name for name in wanted if name not in place]
+    found = {name: place(name) for name in path.read_text().split()}
+    missing = [name for name, position in found.items() if position is None]
     if missing:
         raise ValueError(
             f"heldout file {path} names ids that the training part does not have: {missing[0]!r}, "
-            f"{len(missing)} in all; it has ids like {str(ids[0])!r}"
+            f"{len(missing)} in all; it has ids like {example!r}"
         )
-    return np.unique([place[name] for name in wanted])
+    return np.unique(np.array(list(found.values()), np.int64))

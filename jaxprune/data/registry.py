@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxprune.data import digits
 from jaxprune.data.dataset import Dataset
 
-NAMES = ("digits", "cifar10", "cifar100", "svhn_cropped")
+NAMES = ("digits", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
 """The data sets that are tried out; `load` takes any image classification data set of TFDS."""
 
 
@@ -17,23 +17,34 @@ def load(
     data_dir: str | Path | None = None,
     heldout: int | str | Path | None = None,
     seed: int = 0,
+    image_size: int | None = None,
+    workers: int = 16,
 ) -> Dataset:
     """A data set by its name, decoded into memory; its test part when it is first used.
+
+    With `image_size` the images stay on disk, as `jaxprune.data.streamed` reads them, and only
+    those held out are decoded into memory. A data set whose images differ in size needs it.
 
     Args:
       name: "digits" (embedded in scikit-learn), or a TFDS name such as "cifar10".
       data_dir: where TFDS keeps its data; None: the environment's `TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`.
       heldout: how many training examples to hold out for choosing, balanced over the classes; or
-        a file with one id a line; None: 200 of the digits, a tenth of any other.
+        a file with one id a line; None: 200 of the digits, a tenth of any other. Of a data set on
+        disk they are drawn uniformly, since its labels are not read beforehand, the example at
+        position 17 has the id `train_00017`, and None holds out at most 5,000.
       seed: chooses which examples are held out. It is not the run's seed: runs with different
         seeds choose by the same examples.
+      image_size: side of the square that every image is cropped to; 224 is usual for ImageNet.
+      workers: threads that decode images which stay on disk; the result does not depend on it.
 
     Raises:
       ValueError: an unknown name, with those there are, or bad contents, naming the field.
       FileNotFoundError: the data is neither there nor to be had, with what to do.
     """
     if name == "digits":
+        if image_size is not None:
+            raise ValueError("the digits are 8x8 pixels, in memory; they take no image_size")
         return digits.load(heldout, seed)
     # Imported late: the digits need none of it.
     import tensorflow_datasets as tfds
@@ -41,7 +52,7 @@ def load(
     from jaxprune.data import tensorflow_datasets as reader
 
     try:
-        return reader.load(name, data_dir, heldout, seed)
+        return reader.load(name, data_dir, heldout, seed, image_size, workers)
     except tfds.core.DatasetNotFoundError as error:
         close = [line for line in str(error).splitlines() if line.startswith("Did you mean")]
         hint = f" {close[0]}" if close else ""

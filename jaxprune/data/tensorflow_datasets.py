@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxprune.data.dataset import Dataset, Split, assemble
+from jaxprune.data.streamed import Streamed, hold_out
 
 # Those that trained networks in circulation were normalised by; of any other data set they are
 # taken from its training images.
 _STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 
@@ -29,9 +31,17 @@ _PREPARE = (
 
 
 def load(
-    name: str, data_dir: str | Path | None, heldout: int | str | Path | None, seed: int
+    name: str,
+    data_dir: str | Path | None,
+    heldout: int | str | Path | None,
+    seed: int,
+    image_size: int | None,
+    workers: int,
 ) -> Dataset:
     """A TFDS data set by its name; by default a tenth of its training part is held out.
+
+    The test part is the split `test`; where that is missing or has no labels, as ImageNet's,
+    `validation`.
 
     Args:
       name: e.g. "cifar10".
@@ -39,30 +49,54 @@ def load(
         `~/tensorflow_datasets`.
       heldout: as in `jaxprune.data.load`.
       seed: as in `jaxprune.data.load`.
+      image_size: as in `jaxprune.data.load`.
+      workers: as in `jaxprune.data.load`.
 
     Raises:
-      ValueError: an unknown name, or a data set that is not for image classification.
+      ValueError: an unknown name, a data set that is not for image classification, or one without
+        labelled examples to test on.
       FileNotFoundError: the data is not there and could not be prepared.
     """
     place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     place = place.expanduser().absolute()
     train = _source(name, "train", place)
-    image, label = _fields(name, train.dataset_info)
+    info = train.dataset_info
+    image, label = _fields(name, info)
+    num_classes = info.features[label].num_classes
+    tested = _labelled(name, info, place, label)
+    if image_size is not None:
+
+        def stream(split: str) -> Streamed:
+            source = _source(name, split, place, {image: tfds.decode.SkipDecoding()})
+            shape = (image_size, image_size, info.features[image].shape[-1])
+            everything = np.arange(len(source), dtype=np.int32)
+            return Streamed(source, everything, split, image, label, shape, num_classes, workers)
+
+        return hold_out(
+            name,
+            stream("train"),
+            stream(tested),
+            heldout=heldout,
+            seed=seed,
+            statistics=_STATISTICS.get(name),
+        )
     examples = _decode(train, "train", image, label)
     return assemble(
         name,
         examples,
-        lambda: _decode(_source(name, "test", place), "test", image, label),
-        num_classes=train.dataset_info.features[label].num_classes,
+        lambda: _decode(_source(name, tested, place), tested, image, label),
+        num_classes=num_classes,
         heldout=len(examples) // 10 if heldout is None else heldout,
         seed=seed,
         statistics=_STATISTICS.get(name),
     )
 
 
-def _source(name: str, split: str, data_dir: Path) -> Any:
+def _source(name: str, split: str, data_dir: Path, decoders: Any = None) -> Any:
     def read() -> Any:
-        return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+        return tfds.data_source(
+            name, split=split, data_dir=data_dir, download=False, decoders=decoders
+        )
 
     try:
         return read()
@@ -113,6 +147,19 @@ def _fields(name: str, info: Any) -> tuple[str, str]:
     return keys
 
 
+def _labelled(name: str, info: Any, data_dir: Path, label: str) -> str:
+    """The split to test on."""
+    for split in ("test", "validation"):
+        if split in info.splits:
+            examples = _source(name, split, data_dir)
+            if len(examples) and examples[0][label] >= 0:
+                return split
+    raise ValueError(
+        f"data set {name!r} has no labelled examples to test on: none in a split `test` or "
+        f"`validation`; its splits are {', '.join(info.splits)}"
+    )
+
+
 def _decode(source: Any, split: str, image: str, label: str) -> Split:
     # Threads do not help: what TFDS does beside the JPEG itself holds the interpreter's lock.
     count = len(source)
@@ -128,11 +175,12 @@ def _decode(source: Any, split: str, image: str, label: str) -> Split:
             if pixels.shape != images.shape[1:]:
                 raise ValueError(
                     f"{split} images differ in size: {images.shape[1:]} and {pixels.shape}; "
-                    "a data set held in memory has one"
+                    "a data set held in memory has one. With an image_size (224 is usual for "
+                    "ImageNet) they are cropped, and read from disk"
                 )
             images[i] = pixels
             labels[i] = example[label]
-            name = example.get("id", f"{split}_{i:05d}")
+            name = example.get("id") or f"{split}_{i:05d}"
             ids.append(name.decode() if isinstance(name, bytes) else str(name))
     if images is None:
         raise ValueError(f"the {split} part of {source.dataset_info.name!r} is empty")

@@ -6,50 +6,44 @@ Axes: `N` examples, `B` batch, `K` classes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprune.data.augment import normalize
+from jaxprune.data.batches import eval_batches
 from jaxprune.data.dataset import Split
+from jaxprune.data.streamed import Streamed
 from jaxprune.train.network import Forward, Network
 
 
 def predict(
     network: Network,
     variables: Any,
-    images: np.ndarray,
+    split: Split | Streamed,
     *,
     batch_size: int = 256,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> np.ndarray:
-    """Logits float32 `[N, K]` of images uint8 `[N, H, W, C]`.
+    """Logits float32 `[N, K]` of a split's images.
 
-    Compiled once for a network and batch size: the last batch is filled up with its own first
-    image. `mean` and `std` are per channel, of pixels in [0, 1].
+    Compiled once for a network and batch size: the last batch is filled up. `mean` and `std` are
+    per channel, of pixels in [0, 1].
 
     Raises:
       ValueError: no images.
     """
-    if len(images) == 0:
-        raise ValueError("there are no images to predict")
-    forward = _logits(network.eval, tuple(map(float, mean)), tuple(map(float, std)))
-    logits = []
-    for start in range(0, len(images), batch_size):
-        batch = np.asarray(images[start : start + batch_size])
-        missing = batch_size - len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)])
-        logits.append(forward(variables, filled)[: len(batch)])
-    return np.concatenate([np.asarray(x, np.float32) for x in logits])
+    batches = _predict(network, variables, split, batch_size, mean, std)
+    return np.concatenate([logits for logits, _ in batches])
 
 
 def accuracy(
     network: Network,
     variables: Any,
-    split: Split,
+    split: Split | Streamed,
     *,
     batch_size: int = 256,
     mean: Sequence[float],
@@ -57,13 +51,33 @@ def accuracy(
 ) -> float:
     """The fraction of a split's images whose highest logit is their label's.
 
+    One batch is held at a time, so that a split on disk may be larger than memory.
+
     Raises:
       ValueError: an empty split, or logits that are not finite.
     """
-    logits = predict(network, variables, split.images, batch_size=batch_size, mean=mean, std=std)
-    if not np.isfinite(logits).all():
-        raise ValueError("the network's logits have NaN or infinity: its variables are broken")
-    return float(np.mean(logits.argmax(axis=-1) == np.asarray(split.labels)))
+    hits = 0
+    for logits, labels in _predict(network, variables, split, batch_size, mean, std):
+        if not np.isfinite(logits).all():
+            raise ValueError("the network's logits have NaN or infinity: its variables are broken")
+        hits += int(np.sum(logits.argmax(axis=-1) == labels))
+    return hits / len(split)
+
+
+def _predict(
+    network: Network,
+    variables: Any,
+    split: Split | Streamed,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Logits and labels, batch by batch."""
+    if len(split) == 0:
+        raise ValueError("there are no images to predict")
+    forward = _logits(network.eval, tuple(map(float, mean)), tuple(map(float, std)))
+    for images, labels, valid in eval_batches(split, batch_size):
+        yield np.asarray(forward(variables, images), np.float32)[valid], labels[valid]
 
 
 @functools.lru_cache(maxsize=8)

@@ -23,6 +23,20 @@ def test_digits():
     assert len(set(ids)) == 1797
 
 
+def test_the_digits_are_in_memory():
+    with pytest.raises(ValueError, match="take no image_size"):
+        data.load("digits", image_size=8)
+
+
+def test_a_split_in_pieces():
+    split = toy(10)
+    assert len(split.first(None)) == 10 and split.first(3).labels.tolist() == [0, 1, 2]
+    images, labels = zip(*split.chunks(4), strict=True)
+    assert [len(piece) for piece in images] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(images), split.images)
+    np.testing.assert_array_equal(np.concatenate(labels), split.labels)
+
+
 def test_the_seed_moves_the_held_out_part_and_never_the_test_part():
     first, same, other = (data.load("digits", seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.heldout.ids, same.heldout.ids)

@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
+from fake_data import write, write_examples
 from PIL import Image
 
 from jaxprune import data
@@ -31,37 +30,6 @@ def png(image):
     return file.getvalue()
 
 
-def write(root, name, features, examples, supervised=("image", "label")):
-    """A prepared data set, as `download_and_prepare` would write it with TensorFlow."""
-    folder = root / name / "1.0.0"
-    folder.mkdir(parents=True)
-    features = tfds.features.FeaturesDict(features)
-    features.save_config(folder)
-    splits = []
-    for split, rows in examples.items():
-        path = folder / f"{name}-{split}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        for row in rows:
-            writer.write(features.serialize_example(features.encode_example(row)))
-        writer.close()
-        splits.append(
-            {
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "name": split,
-                "numBytes": str(path.stat().st_size),
-                "shardLengths": [str(len(rows))],
-            }
-        )
-    info = {
-        "fileFormat": "array_record",
-        "name": name,
-        "splits": splits,
-        "version": "1.0.0",
-        "supervisedKeys": {"tuple": {"items": [{"featureKey": key} for key in supervised]}},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("tfds")
@@ -69,15 +37,15 @@ def prepared(tmp_path_factory):
         split: [{"image": png(x), "label": i % 3} for i, x in enumerate(images_of(split, count))]
         for split, count in (("train", 60), ("test", 9))
     }
-    write(root, "toy_images", FEATURES, examples)
+    write_examples(root, "toy_images", FEATURES, examples)
     named = {"id": tfds.features.Text(), **FEATURES}
     for rows in examples.values():
         for i, row in enumerate(rows):
             row["id"] = f"picture_{i}"
-    write(root, "toy_named", named, examples)
+    write_examples(root, "toy_named", named, examples)
     pairs = {"image": FEATURES["image"], "label": tfds.features.Text()}
     rows = [{"image": png(x), "label": "words"} for x in images_of("train", 3)]
-    write(root, "toy_text", pairs, {"train": rows, "test": rows})
+    write_examples(root, "toy_text", pairs, {"train": rows, "test": rows})
     return root
 
 
@@ -104,7 +72,7 @@ def test_own_ids_are_kept(prepared):
 def test_the_environment_says_where_and_tensorflow_is_never_imported(prepared):
     code = (
         "import sys; from jaxprune import data; d = data.load('toy_images'); d.test; "
-        "assert 'tensorflow' not in sys.modules; print(len(d.train))"
+        "assert not {'tensorflow', 'grain'} & set(sys.modules); print(len(d.train))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -119,10 +87,41 @@ def test_the_environment_says_where_and_tensorflow_is_never_imported(prepared):
 def test_the_digits_need_no_tfds():
     code = (
         "import sys; from jaxprune import data; data.load('digits').test; "
-        "assert 'tensorflow_datasets' not in sys.modules"
+        "assert not {'tensorflow_datasets', 'grain'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "coarse"), [("cifar100", 100, 20), ("svhn_cropped", 10, 0)]
+)
+def test_the_usual_data_sets_of_small_images(tmp_path, name, classes, coarse):
+    splits = {"train": 2 * classes, "test": 12}
+    write(tmp_path, name, splits, classes=classes, coarse=coarse, sizes=[(32, 32)])
+    dataset = data.load(name, data_dir=tmp_path, heldout=classes)
+    assert dataset.num_classes == classes and dataset.input_shape == (32, 32, 3)
+    for split in (dataset.train, dataset.heldout):
+        assert sorted(split.labels) == list(range(classes))
+    assert dataset.test.labels.tolist() == [i % classes for i in range(12)]
+    assert len(set(dataset.train.ids) | set(dataset.heldout.ids)) == 2 * classes
+
+
+def test_a_test_part_without_labels_is_not_tested_on(tmp_path):
+    sizes = [(6, 5)]
+    write(tmp_path, "hidden", {"train": 9, "test": 4}, sizes=sizes, unlabelled=["test"])
+    with pytest.raises(ValueError, match=r"'hidden' has no labelled .* splits are train, test"):
+        data.load("hidden", data_dir=tmp_path)
+    splits = {"train": 20, "validation": 3, "test": 4}
+    write(tmp_path, "other", splits, classes=2, sizes=sizes, unlabelled=["test"])
+    dataset = data.load("other", data_dir=tmp_path)
+    assert dataset.test.ids.tolist() == [f"validation_{i:05d}" for i in range(3)]
+
+
+def test_images_that_differ_in_size_need_an_image_size(tmp_path):
+    write(tmp_path, "imagenet2012", {"train": 20, "validation": 3})
+    with pytest.raises(ValueError, match=r"differ in size: .* With an image_size"):
+        data.load("imagenet2012", data_dir=tmp_path)
 
 
 def test_unknown_name(tmp_path):

@@ -1,11 +1,15 @@
 """A tiny convolutional network written as pure functions, and images that it can learn."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxprune.data.dataset import Split
+from jaxprune.data.streamed import Streamed
 from jaxprune.train.network import Network, Output
 
 MEAN, STD = (0.5,), (0.25,)
@@ -67,6 +71,19 @@ def split() -> Split:
     images = random.integers(0, 80, (70, 4, 4, 1)) + 80 * labels[:, None, None, None]
     ids = np.arange(70).astype(str)
     return Split(images.astype(np.uint8), labels.astype(np.int32), ids)
+
+
+@pytest.fixture
+def streamed() -> Streamed:
+    """Likewise, as JPEGs that differ in size."""
+    random = np.random.default_rng(0)
+    source = []
+    for i in range(70):
+        pixels = random.integers(0, 80, (8 + i % 3, 8 + i % 4)) + 80 * (i % 3)
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "jpeg")
+        source.append({"image": file.getvalue(), "label": i % 3})
+    return Streamed(source, np.arange(70), "train", "image", "label", (4, 4, 1), 3, workers=2)
 
 
 @pytest.fixture
