@@ -1,6 +1,6 @@
 """BatchNorm scale: channels with a small |γ| fall ("Network slimming", Liu et al. 2017).
 
-arXiv 1708.06519. The paper trains with an L1 penalty on γ first.
+arXiv 1708.06519. The paper trains with an L1 penalty on γ first: `sparse_training.batchnorm_l1`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ def batchnorm_scale(
         scales = [
             np.abs(np.asarray(leaves[m.path], np.float64))[m.positions].mean(axis=1)
             for m in group.members
-            if m.path.rpartition("/")[2] in _SCALE_NAMES and np.ndim(leaves[m.path]) == 1
+            if is_scale(m.path, leaves[m.path])
         ]
         if not scales:
             raise ValueError(f"group {name} goes through no BatchNorm scale; use another method")
         scores[name] = np.mean(scales, axis=0)
     return Selection(select(graph, scores, budget, normaliser="none"), variables)
+
+
+def is_scale(path: str, leaf: Any) -> bool:
+    """Whether a variable is the scale γ of a normalisation: by its name, and one axis."""
+    return path.rpartition("/")[2] in _SCALE_NAMES and np.ndim(leaf) == 1

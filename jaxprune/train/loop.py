@@ -1,6 +1,7 @@
 """Training: one jitted step that gathers, augments, asks the teacher, and updates.
 
-Axes: `N` examples, `B` batch; images are uint8 `[N, H, W, C]` and stay on the device.
+Axes: `N` examples, `B` batch; images are uint8 `[N, H, W, C]` and stay on the device. Those of a
+split on disk come batch by batch, decoded while the steps before them are computed.
 
 Everything random is a pure function of (seed, step): the order of the data, the augmentation and
 the dropout. A run that stops after any step and goes on from its `TrainState` ends with the same
@@ -9,22 +10,26 @@ bits as one that never stopped.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxprune.data.batches import batch_indices
 from jaxprune.data.dataset import Split
+from jaxprune.data.streamed import Streamed
 from jaxprune.graph import paths
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
-from jaxprune.train.step import MAX_CHUNK, Data, cast, program
+from jaxprune.train.step import MAX_CHUNK, Data, Program, cast, program
 
 CHUNK_SECONDS = 1.0
 """Time between two reports that the number of steps aims at."""
@@ -59,7 +64,7 @@ copy what has to last."""
 def fit(
     network: Network,
     variables: Any,
-    split: Split,
+    split: Split | Streamed,
     config: TrainConfig,
     *,
     seed: int,
@@ -67,6 +72,7 @@ def fit(
     std: Sequence[float],
     teacher: tuple[Network, Any] | None = None,
     distill: DistillConfig | None = None,
+    regularizer: optax.GradientTransformation | None = None,
     on_chunk: OnChunk | None = None,
     state: TrainState | None = None,
     stop_after: int | None = None,
@@ -80,13 +86,15 @@ def fit(
     Args:
       network: the network to train, a pair of pure functions.
       variables: `{"params": ..., **state}` to start from; left as they are.
-      split: the training images and labels.
+      split: the training images and labels, in memory or on disk.
       config: how long and how.
       seed: with the step, decides the order of the data, the augmentation and the dropout.
       mean: per channel, of pixels in [0, 1].
       std: per channel, of pixels in [0, 1].
       teacher: its network and variables.
       distill: weights of the teacher's terms in the loss; by default `DistillConfig()`.
+      regularizer: adds the gradient of a penalty on the weights, before weight decay and momentum;
+        its state is within `TrainState.opt_state`. The program is found again for the same object.
       on_chunk: called after every chunk of steps, about once a second.
       state: goes on from here instead of from `variables`.
       stop_after: stops when this many steps are done since the training's start.
@@ -98,10 +106,10 @@ def fit(
       ValueError: empty or mismatched data, labels beyond the classes, weights that are not finite.
       FloatingPointError: a loss or gradient that is not finite, naming the step.
     """
-    images, labels = np.asarray(split.images), np.asarray(split.labels)
-    _check_data(images, labels)
-    total = total_steps(config, len(images))
-    start_state = initial_state(variables, config) if state is None else state
+    if isinstance(split, Split):
+        _check_data(split.images, split.labels)
+    total = total_steps(config, len(split))
+    start_state = initial_state(variables, config, regularizer) if state is None else state
     _check_finite(start_state.variables, "variables")
     if teacher:
         _check_finite(teacher[1], "teacher")
@@ -115,26 +123,26 @@ def fit(
         total,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
-        classes=int(labels.max()) + 1,
+        classes=split.num_classes if isinstance(split, Streamed) else int(split.labels.max()) + 1,
+        regularizer=regularizer,
     )
-    data = Data(
-        images=jnp.asarray(images),
-        labels=jnp.asarray(labels, jnp.int32),
+    data = functools.partial(
+        Data,
         key=jax.random.key(seed),
         teacher=cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None,
     )
-    per_epoch = len(images) // config.batch_size
+    per_epoch = len(split) // config.batch_size
     stop = total if stop_after is None else min(stop_after, total)
-    # XLA's CPU backend takes a hundred times as long for a convolution's kernel gradient within a
-    # loop; there, steps are dispatched one by one.
-    advance = compiled.one_by_one if jax.default_backend() == "cpu" else compiled.looped
     start, length = int(current.step), 1
+    if isinstance(split, Streamed):
+        advance = _on_disk(compiled, data, split.batches(seed, config.batch_size, start, stop))
+    else:
+        advance = _in_memory(compiled, data, split, seed, config.batch_size)
     while start < stop:
         end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
         steps = np.arange(start, end)
-        order = [batch_indices(seed, s, len(images), config.batch_size) for s in range(start, end)]
         began = time.perf_counter()
-        current, metrics = advance(current, data, np.stack(order))
+        current, metrics = advance(current, steps)
         seconds = (time.perf_counter() - began) / len(steps)
         _check_metrics(metrics, steps, per_epoch)
         if on_chunk is not None:
@@ -146,9 +154,41 @@ def fit(
     return current
 
 
+Advance = Callable[[TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndarray]]]
+"""Does the steps of the numbers given: the state after them, and their metrics."""
+
+
+def _in_memory(
+    compiled: Program, data: Callable[..., Data], split: Split, seed: int, batch_size: int
+) -> Advance:
+    whole = data(images=jnp.asarray(split.images), labels=jnp.asarray(split.labels, jnp.int32))
+
+    def advance(state: TrainState, steps: np.ndarray):
+        order = [batch_indices(seed, step, len(split), batch_size) for step in steps.tolist()]
+        # XLA's CPU backend takes a hundred times as long for a convolution's kernel gradient
+        # within a loop; there, steps are dispatched one by one.
+        if jax.default_backend() == "cpu":
+            return compiled.one_by_one(state, ((whole, indices) for indices in order))
+        return compiled.looped(state, whole, np.stack(order))
+
+    return advance
+
+
+def _on_disk(
+    compiled: Program, data: Callable[..., Data], batches: Iterator[tuple[np.ndarray, np.ndarray]]
+) -> Advance:
+    def inputs(count: int) -> Iterator[tuple[Data, np.ndarray]]:
+        for images, labels in itertools.islice(batches, count):
+            yield data(images=images, labels=labels), np.arange(len(labels), dtype=np.int32)
+
+    return lambda state, steps: compiled.one_by_one(state, inputs(len(steps)))
+
+
 def _copy(leaf: Any) -> jax.Array:
-    # With the dtype given, the copy is not weakly typed: the second step would compile anew.
-    return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
+    # With the dtype given, the copy is not weakly typed, and put where it is, it is bound to its
+    # device as a restored or a computed array is: else the second step would compile anew.
+    copied = jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
+    return jax.device_put(copied, copied.sharding)
 
 
 def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
@@ -180,13 +220,16 @@ def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _check_metrics(metrics: dict[str, np.ndarray], steps: np.ndarray, per_epoch: int) -> None:
-    for name in ("loss", "gradient_norm"):
-        bad = np.flatnonzero(~np.isfinite(metrics[name]))
-        if bad.size:
-            step, value = int(steps[bad[0]]), metrics[name][bad[0]]
-            terms = {k: float(v[bad[0]]) for k, v in metrics.items() if math.isfinite(v[bad[0]])}
-            raise FloatingPointError(
-                f"{name} is {value} at step {step} (epoch {step / per_epoch:.2f}), beside {terms}; "
-                "a lower learning_rate, a longer warmup or clip_norm=1.0 in "
-                "OptimizerConfig usually helps"
-            )
+    watched = ("loss", "gradient_norm")
+    finite = np.all([np.isfinite(metrics[name]) for name in watched], axis=0)
+    if finite.all():
+        return
+    first = int(np.argmin(finite))
+    values = {name: float(v[first]) for name, v in metrics.items()}
+    name = next(n for n in watched if not math.isfinite(values[n]))
+    rest = {n: v for n, v in values.items() if math.isfinite(v)}
+    step = int(steps[first])
+    raise FloatingPointError(
+        f"{name} is {values[name]} at step {step} (epoch {step / per_epoch:.2f}), beside {rest}; "
+        "a lower learning_rate, a longer warmup or clip_norm=1.0 in OptimizerConfig usually helps"
+    )

@@ -92,10 +92,15 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     return schedule
 
 
-def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+def build(
+    config: OptimizerConfig,
+    total_steps: int,
+    regularizer: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
     """The optimizer for a training of `total_steps` steps.
 
-    Clipping comes first, so that weight decay is never clipped.
+    Clipping comes first, so that neither weight decay nor the gradient of a penalty, which
+    `regularizer` adds, is ever clipped.
     """
     schedule = learning_rate(config, total_steps)
     if config.name == "sgd":
@@ -105,6 +110,8 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
         )
     else:
         update = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
+    if regularizer is not None:
+        update = optax.chain(regularizer, update)
     if config.clip_norm is None:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

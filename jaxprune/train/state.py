@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxprune.train.optimizer import OptimizerConfig, build
 
@@ -64,7 +65,7 @@ class TrainState:
       step: int32 scalar, the number of steps done.
       params: the trained weights.
       state: the collections beside `params`, e.g. `{"batch_stats": ...}`.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's, and that of the regularizer within it.
     """
 
     step: Any
@@ -93,8 +94,14 @@ def total_steps(config: TrainConfig, num_examples: int) -> int:
     return max(1, round(config.epochs * per_epoch)) if config.epochs else 0
 
 
-def initial_state(variables: Any, config: TrainConfig) -> TrainState:
+def initial_state(
+    variables: Any,
+    config: TrainConfig,
+    regularizer: optax.GradientTransformation | None = None,
+) -> TrainState:
     """The state before the first step; under `jax.eval_shape`, its shapes to restore into.
+
+    `regularizer` is the one that `fit` is given.
 
     Raises:
       ValueError: variables without a `params` collection.
@@ -104,5 +111,5 @@ def initial_state(variables: Any, config: TrainConfig) -> TrainState:
     params = variables["params"]
     state = {name: tree for name, tree in variables.items() if name != "params"}
     # The number of steps shapes the schedule alone, no buffer.
-    opt_state = build(config.optimizer, total_steps=1).init(params)
+    opt_state = build(config.optimizer, 1, regularizer).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state)

@@ -7,7 +7,7 @@ of (key, step).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,32 +28,35 @@ MAX_CHUNK = 256
 
 
 class Data(NamedTuple):
-    """What every step reads and none changes."""
+    """What every step reads and none changes; images and labels may be those of one batch."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
     key: jax.Array
     teacher: Any
 
 
 @dataclass(frozen=True)
 class Program:
-    """The compiled step, and the two ways of running a chunk of them (`order` is `[n, B]`)."""
+    """The compiled step, and the two ways of running a chunk of them."""
 
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     loop: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
-    def one_by_one(self, state: TrainState, data: Data, order: np.ndarray):
-        """One dispatch a step."""
+    def one_by_one(self, state: TrainState, batches: Iterable[tuple[Data, np.ndarray]]):
+        """One dispatch a step: its data, and the indices `[B]` of its examples there."""
         metrics = []
-        for indices in order:
+        for data, indices in batches:
             state, step_metrics = self.step(state, data, indices)
             metrics.append(step_metrics)
         columns = jax.device_get(metrics)
         return state, {name: np.array([m[name] for m in columns]) for name in columns[0]}
 
     def looped(self, state: TrainState, data: Data, order: np.ndarray):
-        """One dispatch a chunk; the shapes, so the compilation, are those of the longest chunk."""
+        """One dispatch a chunk, `order` being `[n, B]`.
+
+        The shapes, so the compilation, are those of the longest chunk.
+        """
         count = len(order)
         padded = np.concatenate([order, np.zeros((MAX_CHUNK - count, order.shape[1]), order.dtype)])
         state, metrics = self.loop(state, data, padded, count)
@@ -70,9 +73,10 @@ def program(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: int,
+    regularizer: optax.GradientTransformation | None = None,
 ) -> Program:
     """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed."""
-    optimizer = build(config.optimizer, total)
+    optimizer = build(config.optimizer, total, regularizer)
     schedule = learning_rate(config.optimizer, total)
 
     def step(state: TrainState, data: Data, indices: jax.Array):

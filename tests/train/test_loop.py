@@ -92,6 +92,32 @@ def test_one_compilation_for_chunks_of_any_length(tiny, split, normal, monkeypat
     assert len(traces) == first
 
 
+def test_images_on_disk(tiny, streamed, normal):
+    network, variables = tiny(dropout=0.3)
+    network, traces = counted(network)
+    losses = []
+    whole = fit(
+        network, variables, streamed, CONFIG, seed=3, **normal,
+        on_chunk=lambda _, chunk: losses.extend(chunk.metrics["loss"]),
+    )  # fmt: skip
+    assert len(losses) == int(whole.step) == 24
+    assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:2])
+    part = fit(network, variables, streamed, CONFIG, seed=3, stop_after=13, **normal)
+    more = dataclasses.replace(streamed, workers=5)
+    assert_same_bits(fit(network, variables, more, CONFIG, seed=3, state=part, **normal), whole)
+    assert len(traces) == 1
+    other = fit(network, variables, streamed, CONFIG, seed=4, stop_after=1, **normal)
+    first = fit(network, variables, streamed, CONFIG, seed=3, stop_after=1, **normal)
+    assert np.any(other.params["conv"]["kernel"] != first.params["conv"]["kernel"])
+
+
+def test_images_on_disk_for_a_network_of_fewer_classes(tiny, streamed, normal):
+    network, variables = tiny()
+    more = dataclasses.replace(streamed, num_classes=4)
+    with pytest.raises(ValueError, match="at least 4 classes"):
+        fit(network, variables, more, CONFIG, seed=0, **normal)
+
+
 def test_steps_in_a_loop_are_the_same_steps(tiny, split, normal, monkeypatch):
     network, variables = tiny(dropout=0.2)
     seen = {}

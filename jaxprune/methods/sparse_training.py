@@ -1,0 +1,247 @@
+"""Sparse training: penalties that drive whole channels towards zero before they are pruned.
+
+Each is an `optax.GradientTransformation` that adds `λ(t) ∇R(w)` to the gradient, to be put before
+the optimizer's own momentum and weight decay:
+
+    graph = jp.trace(fn, variables, images)
+    strength = optax.linear_schedule(0.0, 1e-4, transition_steps=1000)
+    optimizer = optax.chain(group_lasso(graph, strength), optax.sgd(0.1, momentum=0.9))
+
+The published strengths are for SGD; Adam scales what is added as it scales the loss's gradient.
+
+`λ(t)`, the growing factor, is any optax schedule of the steps done. That a penalty grows while the
+network trains, so that the network can give way, is Wang et al. 2021 ("Neural pruning via growing
+regularization", arXiv 2012.09243), who raise an L2 factor by a fixed amount every few steps up to a
+ceiling and then hold it; `SparsityConfig` does so in a straight line, a step at a time, and for
+these penalties: that much is reconstructed.
+
+The parameters are those of `TrainState.params`, or of the whole traced pytree; the state beside
+them (running statistics) is never penalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune.graph import ChannelGraph, Group, Member, paths
+from jaxprune.methods.batchnorm_scale import is_scale
+
+_COLLECTION = "params/"
+
+Kind = Literal["none", "batchnorm", "group"]
+Strength = float | optax.Schedule
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """A penalty during training that makes channels fall apart into weak and strong ones."""
+
+    kind: Kind = "none"
+    """`none`; `batchnorm`, the L1 norm of the BatchNorm scales, which goes with the method
+    `batchnorm_scale`; or `group`, the group lasso over all that is cut with a channel."""
+
+    strength: float = 1e-4
+    """What the penalty is multiplied by, once it has grown.
+    How far it gets goes with the sum of the learning rates: a short training needs more."""
+
+    grow: float = 0.5
+    """Fraction of all steps in which the strength rises linearly from 0; 0 starts with all."""
+
+    contrast: float = 4.0
+    """`group`: a group's weakest channel is pushed 2 to this power times as hard as its strongest.
+    0 is the plain group lasso."""
+
+    def __post_init__(self):
+        for field, allowed, wanted in (
+            ("kind", self.kind in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+            ("strength", 0 < self.strength < float("inf"), "positive"),
+            ("grow", 0 <= self.grow <= 1, "a fraction in [0, 1]"),
+            ("contrast", 0 <= self.contrast < float("inf"), "at least 0"),
+        ):
+            if not allowed:
+                raise ValueError(
+                    f"SparsityConfig.{field} has to be {wanted}, got {getattr(self, field)!r}"
+                )
+
+
+def build(
+    config: SparsityConfig, graph: ChannelGraph, total_steps: int
+) -> optax.GradientTransformation | None:
+    """The penalty for a training of `total_steps` steps; None where there is none.
+
+    Raises (when initialised with parameters):
+      ValueError: parameters that hold nothing to penalise, or of another network's shapes.
+    """
+    if config.kind == "none":
+        return None
+    growing = round(config.grow * total_steps)
+    # optax takes no steps at all to mean that nothing ever moves.
+    strength = optax.linear_schedule(0.0, config.strength, growing) if growing else config.strength
+    if config.kind == "batchnorm":
+        return batchnorm_l1(graph, strength)
+    return group_lasso(graph, strength, config.contrast)
+
+
+def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> optax.GradientTransformation:
+    """`R = Σ |γ|` over the BatchNorm scales γ of all prunable channels.
+
+    Liu et al. 2017, "Learning efficient convolutional networks through network slimming", arXiv
+    1708.06519: λ = 1e-4 for VGG and 1e-5 for residual networks, constant. The gradient is their
+    subgradient `λ sign(γ)`, 0 at 0.
+
+    Args:
+      graph: from `trace`.
+      strength: λ, or a schedule of the steps done.
+
+    Raises (when initialised or called):
+      ValueError: no such scale among the parameters, or parameters of another network's shapes.
+    """
+
+    def penalty(params: Any) -> jax.Array:
+        leaves = _leaves(graph, params)
+        scales = [
+            leaf[member.positions]
+            for group in graph.groups.values()
+            for member, leaf in _members(group, leaves)
+            if is_scale(member.path, leaf)
+        ]
+        if not scales:
+            raise ValueError("no prunable channel has a BatchNorm scale; use group_lasso")
+        # Not jnp.abs, whose gradient at 0 is 1: a scale that is gone would be pushed off.
+        return sum(
+            (jnp.sum(jax.lax.stop_gradient(jnp.sign(s)) * s) for s in scales), start=jnp.zeros(())
+        )
+
+    return _added_gradient(penalty, strength)
+
+
+def group_lasso(
+    graph: ChannelGraph, strength: Strength, contrast: float = 4.0
+) -> optax.GradientTransformation:
+    """`R = Σ_g √p_g Σ_k c_k ‖w_k‖₂`: a norm, so whole channels go to zero, not single weights.
+
+    `w_k` is all that falls with unit k of group g, `p_g` numbers: the filters that write it, its
+    biases and normalisation, and the slices of the kernels that read it. `√p_g` makes groups of
+    unequal sizes alike (Yuan and Lin 2006, "Model selection and estimation in regression with
+    grouped variables").
+
+    `c_k = 2^(contrast (I_max − I_k) / (I_max − I_min))` with `I_k = ‖w_k‖₂` pushes weak units
+    harder; it is held constant in the gradient. It is that of DepGraph (Fang et al. 2023, arXiv
+    2301.12900, contrast 4), as is the norm over coupled parameters. DepGraph sums the *squares*
+    of the norms, whose pull fades as a unit gets weak; the norm itself, at which the pull stays,
+    is the group lasso. Its gradient `√p_g c_k w_k / ‖w_k‖` is 0 where the norm is 0.
+
+    Args:
+      graph: from `trace`.
+      strength: λ, or a schedule of the steps done.
+      contrast: the exponent; 0 pushes all units of a group alike.
+
+    Raises (when initialised or called):
+      ValueError: parameters that hold nothing of any group, or of another network's shapes.
+    """
+
+    def penalty(params: Any) -> jax.Array:
+        total = jnp.zeros(())
+        for name, norms in unit_norms(graph, params).items():
+            fixed = jax.lax.stop_gradient(norms)
+            above = jnp.max(fixed) - fixed
+            spread = jnp.max(above)
+            push = 2.0 ** (contrast * above / jnp.where(spread > 0, spread, 1.0))
+            total += unit_sizes(graph, params)[name] ** 0.5 * jnp.sum(push * norms)
+        return total
+
+    return _added_gradient(penalty, strength)
+
+
+def unit_norms(graph: ChannelGraph, params: Any) -> dict[str, jax.Array]:
+    """Per group that the parameters hold something of, the units' norms `‖w_k‖₂` (units,).
+
+    A number that a unit reaches by two axes of one variable counts twice. Differentiable: the
+    gradient of a norm that is 0 is 0.
+
+    Raises:
+      ValueError: parameters that hold nothing of any group, or of another network's shapes.
+    """
+    leaves = _leaves(graph, params)
+    norms = {}
+    for name, group in graph.groups.items():
+        squares = [_squares(member, leaf) for member, leaf in _members(group, leaves)]
+        if squares:
+            square = jnp.sum(jnp.stack(squares), axis=0)
+            # Chosen before the root too: its slope at 0 is infinite, and 0 times that is NaN.
+            norms[name] = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return norms
+
+
+def unit_sizes(graph: ChannelGraph, params: Any) -> dict[str, int]:
+    """Per group, how many of the parameters `unit_norms` counts for one of its units."""
+    leaves = _leaves(graph, params)
+    return {
+        name: sum(
+            leaf.size // leaf.shape[member.axis] * member.positions.shape[1]
+            for member, leaf in _members(group, leaves)
+        )
+        for name, group in graph.groups.items()
+    }
+
+
+def _squares(member: Member, leaf: jax.Array) -> jax.Array:
+    values = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    along = jnp.sum(values**2, axis=[a for a in range(values.ndim) if a != member.axis])
+    return jnp.sum(along[member.positions], axis=1)
+
+
+def _leaves(graph: ChannelGraph, params: Any) -> dict[str, Any]:
+    """The parameters by the traced variable that they are."""
+    named = dict(paths.leaves(params))
+    variables = {m.path for group in graph.groups.values() for m in group.members}
+    if any(path.startswith(_COLLECTION) for path in variables):
+        variables = {path for path in variables if path.startswith(_COLLECTION)}
+    names = {v: v if v in named else v.removeprefix(_COLLECTION) for v in variables}
+    found = {v: named[name] for v, name in names.items() if name in named}
+    if not found:
+        raise ValueError(
+            f"none of {', '.join(list(named)[:4])} is a variable of the traced network, such as "
+            f"{', '.join(sorted(variables)[:4])}"
+        )
+    return found
+
+
+def _members(group: Group, leaves: Mapping[str, Any]) -> Iterator[tuple[Member, Any]]:
+    for member in group.members:
+        leaf = leaves.get(member.path)
+        if leaf is not None:
+            if len(leaf.shape) <= member.axis or leaf.shape[member.axis] <= member.positions.max():
+                raise ValueError(
+                    f"{member.path} has shape {leaf.shape}, but group {group.name} reaches up to "
+                    f"position {member.positions.max()} of axis {member.axis}; trace this network"
+                )
+            yield member, leaf
+
+
+def _added_gradient(
+    penalty: Callable[[Any], jax.Array], strength: Strength
+) -> optax.GradientTransformation:
+    """Adds `strength ∇penalty(params)` to the gradient; the state counts the steps."""
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        jax.eval_shape(penalty, params)
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Any, state: Any, params: Any = None
+    ) -> tuple[Any, optax.ScaleByScheduleState]:
+        if params is None:
+            raise ValueError("a penalty on the weights needs them: optimizer.update(..., params)")
+        factor = strength(state.count) if callable(strength) else strength
+        gradient = jax.grad(penalty)(params)
+        added = jax.tree.map(lambda u, g: u + jnp.asarray(factor, g.dtype) * g, updates, gradient)
+        return added, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
