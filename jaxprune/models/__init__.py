@@ -1,9 +1,15 @@
 """The shipped models, each with a `widths` field so that a pruned one is an ordinary module."""
 
+from jaxprune.models.alexnet import AlexNet
 from jaxprune.models.forward import init, network
+from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.rebuild import from_pruned
 from jaxprune.models.registry import NAMES, build
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.vgg import VGG
+from jaxprune.models.wide_resnet import WideResNet
 
-__all__ = ["NAMES", "VGG", "ResNet", "build", "from_pruned", "init", "network"]
+__all__ = [
+    "NAMES", "VGG", "AlexNet", "MobileNetV2", "ResNet", "WideResNet",
+    "build", "from_pruned", "init", "network",
+]  # fmt: skip

@@ -10,18 +10,28 @@ import jax.numpy as jnp
 
 
 def conv(
-    features: int, size: int, *, stride: int = 1, bias: bool = False, dtype: Any, name: str
+    features: int,
+    size: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    bias: bool = False,
+    dtype: Any,
+    name: str,
 ) -> nn.Conv:
     """A `size`×`size` convolution, padded alike on both sides as torchvision's are.
 
     Flax's "SAME" pads a strided convolution on the far side only, and weights trained elsewhere
-    would see a shifted image.
+    would see a shifted image. `padding` is half the size where it is not given.
     """
+    padding = size // 2 if padding is None else padding
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
-        padding=((size // 2, size // 2),) * 2,
+        padding=((padding, padding),) * 2,
+        feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal"),
@@ -34,6 +44,26 @@ def batch_norm(train: bool, *, dtype: Any, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(
         use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
     )
+
+
+def add(shortcut: jax.Array, branch: jax.Array, block: str | None) -> jax.Array:
+    """The sum at the end of a residual block, both `[B, H, W, C]`.
+
+    Raises:
+      ValueError: unequal widths, which would broadcast where one of them is 1.
+    """
+    if shortcut.shape != branch.shape:
+        raise ValueError(
+            f"block {block!r}: the shortcut gives {shortcut.shape[-1]} channels and the residual "
+            f"branch {branch.shape[-1]}; set their widths alike"
+        )
+    return shortcut + branch
+
+
+def classifier(x: jax.Array, num_classes: int, *, dtype: Any) -> jax.Array:
+    """The last linear layer: features `[B, F]` to logits `[B, K]`, in float32 at least."""
+    logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(x)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def attention_map(x: jax.Array) -> jax.Array:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.graph import Pruned, paths
-from jaxprune.models.resnet import ResNet
-from jaxprune.models.vgg import VGG
 
 
 def from_pruned(module: Any, pruned: Pruned) -> Any:
@@ -22,7 +20,7 @@ def from_pruned(module: Any, pruned: Pruned) -> Any:
     Raises:
       ValueError: a module that has no `widths`, which `pruned.wrap` serves.
     """
-    if not isinstance(module, VGG | ResNet):
+    if not hasattr(module, "widths"):
         raise ValueError(
             f"from_pruned rebuilds the models of jaxprune.models, not a {type(module).__name__}; "
             "pruned.wrap(fn) runs any other pruned network"

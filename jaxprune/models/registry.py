@@ -9,14 +9,17 @@ from typing import Any
 import flax.linen as nn
 
 from jaxprune.models import vgg
+from jaxprune.models.alexnet import AlexNet
+from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.vgg import VGG
+from jaxprune.models.wide_resnet import WideResNet
 
 _CIFAR_RESNET = partial(ResNet, base_width=16, shortcut="A")
 _IMAGENET_RESNET = partial(ResNet, base_width=64, imagenet=True)
 _IMAGENET_VGG = partial(VGG, pools=5, hidden=(4096, 4096))
 
-_BUILDERS: dict[str, Callable[..., VGG | ResNet]] = {
+_BUILDERS: dict[str, Callable[..., Any]] = {
     "vgg_small": partial(VGG, stages=vgg.SMALL, pools=2),
     "vgg16": partial(VGG, stages=vgg.VGG16, pools=4),
     "vgg19": partial(VGG, stages=vgg.VGG19, pools=4),
@@ -25,16 +28,26 @@ _BUILDERS: dict[str, Callable[..., VGG | ResNet]] = {
     "resnet20": partial(_CIFAR_RESNET, blocks=(3, 3, 3)),
     "resnet56": partial(_CIFAR_RESNET, blocks=(9, 9, 9)),
     "resnet110": partial(_CIFAR_RESNET, blocks=(18, 18, 18)),
+    "wrn28_10": partial(WideResNet, blocks=(4, 4, 4), base_width=160),
     "resnet18": partial(_IMAGENET_RESNET, blocks=(2, 2, 2, 2)),
     "resnet34": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3)),
     "resnet50": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3), bottleneck=True),
     "resnet101": partial(_IMAGENET_RESNET, blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnext50": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3), bottleneck=True, grouped=(32, 4)),
+    "alexnet": AlexNet,
+    "mobilenetv2": MobileNetV2,
 }
 
 NAMES = tuple(_BUILDERS)
 """The names that `build` knows."""
 
-_OPTIONS = {VGG: ("dropout",), ResNet: ("shortcut",)}
+_OPTIONS = {
+    VGG: ("dropout",),
+    ResNet: ("shortcut",),
+    WideResNet: (),
+    AlexNet: ("dropout",),
+    MobileNetV2: ("dropout",),
+}
 
 
 def build(
@@ -49,13 +62,15 @@ def build(
     """A shipped model by its name.
 
     Args:
-      name: one of `NAMES`. `vgg16`, `vgg19` and `resnet20/56/110` are the CIFAR forms,
-        `vgg16_imagenet`, `vgg19_imagenet` and `resnet18/34/50/101` the ImageNet forms.
+      name: one of `NAMES`. `vgg16`, `vgg19`, `resnet20/56/110` and `wrn28_10` are for small
+        images, `vgg16_imagenet`, `vgg19_imagenet`, `resnet18/34/50/101`, `resnext50`, `alexnet` and
+        `mobilenetv2` are torchvision's for ImageNet.
       num_classes: the size of the output.
       input_shape: of one image, (height, width, channels).
       widths: channels of layers by path, where they are not the usual ones.
       dtype: what the model computes in; None follows the parameters and the input.
-      **options: `shortcut` ("A" or "B") of a ResNet, `dropout` of a VGG.
+      **options: `shortcut` ("A" or "B") of a ResNet, `dropout` of a VGG, AlexNet or
+        MobileNetV2.
 
     Raises:
       ValueError: an unknown name, option or layer, or an image too small for the poolings.
@@ -72,7 +87,7 @@ def build(
         raise ValueError(f'shortcut {options["shortcut"]!r} is none of: "A", "B"')
     module = module.clone(parent=None, **options)
     _check_widths(name, module, widths or {})
-    smallest = 2**module.pools if isinstance(module, VGG) else 1
+    smallest = getattr(module, "smallest_side", 1)
     if len(input_shape) != 3 or min(input_shape[:2]) < smallest or input_shape[2] < 1:
         raise ValueError(
             f"model {name!r} takes images (height, width, channels) of at least "
@@ -81,7 +96,7 @@ def build(
     return module
 
 
-def _check_widths(name: str, module: VGG | ResNet, widths: Mapping[str, int]) -> None:
+def _check_widths(name: str, module: Any, widths: Mapping[str, int]) -> None:
     layers = module.clone(parent=None, widths={}).layers()
     for layer, width in widths.items():
         if layer not in layers:

@@ -1,8 +1,12 @@
-"""ResNet (He et al. 2015, arXiv 1512.03385) in its CIFAR form and torchvision's ImageNet form."""
+"""ResNet (He et al. 2015, arXiv 1512.03385) in its CIFAR form and torchvision's ImageNet form.
+
+ResNeXt (Xie et al. 2017, arXiv 1611.05431) is the ImageNet form with grouped convolutions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,7 +16,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax import lax
 
-from jaxprune.models.layers import attention_map, batch_norm, conv
+from jaxprune.models.layers import add, attention_map, batch_norm, classifier, conv
 
 Shortcut = Literal["identity", "A", "B"]
 
@@ -45,6 +49,8 @@ class Block(nn.Module):
       stride: of its 3×3 convolution (the first one of two, as in torchvision's version 1.5).
       shortcut: "identity", "A" (`pad_shortcut`) or "B" (1×1 convolution and BatchNorm).
       projection: the channels of shortcut "B".
+      group_width: the channels of each convolution group of a bottleneck's 3×3 convolution; None:
+        one group of all channels.
       dtype: what it computes in; None follows the parameters and the input.
     """
 
@@ -52,6 +58,7 @@ class Block(nn.Module):
     stride: int
     shortcut: Shortcut
     projection: int | None = None
+    group_width: int | None = None
     dtype: Any = None
 
     @nn.compact
@@ -60,10 +67,22 @@ class Block(nn.Module):
         bottleneck = len(self.widths) == 3
         sizes = (1, 3, 1) if bottleneck else (3, 3)
         strided = 2 if bottleneck else 1
+        groups = self.widths[0] // self.group_width if self.group_width else 1
+        if groups == 0 or (self.group_width and self.widths[0] % self.group_width):
+            raise ValueError(
+                f"block {self.name!r}: conv1 has {self.widths[0]} channels, which is no multiple "
+                f"of the {self.group_width} channels of a convolution group of conv2"
+            )
         y = x
         for i, (width, size) in enumerate(zip(self.widths, sizes, strict=True), start=1):
-            stride = self.stride if i == strided else 1
-            y = conv(width, size, stride=stride, dtype=self.dtype, name=f"conv{i}")(y)
+            y = conv(
+                width,
+                size,
+                stride=self.stride if i == strided else 1,
+                groups=groups if i == 2 else 1,
+                dtype=self.dtype,
+                name=f"conv{i}",
+            )(y)
             y = batch_norm(train, dtype=self.dtype, name=f"bn{i}")(y)
             if i < len(self.widths):
                 y = nn.relu(y)
@@ -75,13 +94,7 @@ class Block(nn.Module):
                 self.projection, 1, stride=self.stride, dtype=self.dtype, name="shortcut_conv"
             )(x)
             x = batch_norm(train, dtype=self.dtype, name="shortcut_bn")(x)
-        # A sum of unequal widths would broadcast where one of them is 1.
-        if x.shape != y.shape:
-            raise ValueError(
-                f"block {self.name!r}: the shortcut gives {x.shape[-1]} channels and the residual "
-                f"branch {y.shape[-1]}; set their widths alike"
-            )
-        return nn.relu(x + y)
+        return nn.relu(add(x, y, self.name))
 
 
 class ResNet(nn.Module):
@@ -94,6 +107,9 @@ class ResNet(nn.Module):
       bottleneck: blocks of three convolutions whose last one is four times as wide.
       imagenet: a 7×7 stem with stride 2 and a 3×3 max pooling, else a 3×3 stem.
       shortcut: "A" or "B", where a stage begins with another shape than the one before ended with.
+      grouped: for ResNeXt, how many groups the 3×3 convolution of a bottleneck has and how many
+        channels each of them has in the first stage, (32, 4) for 32x4d; each further stage doubles
+        the latter. Its width is that of the convolution before it: a pruned one has fewer groups.
       widths: channels of layers by path (`conv1`, `stage1_block0/conv2`), where they are not the
         usual ones.
       dtype: what it computes in; None follows the parameters and the input.
@@ -105,6 +121,7 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     imagenet: bool = False
     shortcut: Literal["A", "B"] = "B"
+    grouped: tuple[int, int] | None = None
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
     dtype: Any = None
 
@@ -128,14 +145,15 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def layers(self) -> dict[str, int]:
-        """The channels of every layer but the last one, by path."""
+        """The channels of every layer but the last one and grouped ones, by path."""
         usual = {"conv1": self.base_width}
         for s, names in enumerate(self.block_names()):
-            inner = self.base_width * 2**s
-            outer = inner * 4 if self.bottleneck else inner
+            inner = (math.prod(self.grouped) if self.grouped else self.base_width) * 2**s
+            outer = self.base_width * 2**s * (4 if self.bottleneck else 1)
             for b, name in enumerate(names):
                 usual[f"{name}/conv1"] = inner
-                usual[f"{name}/conv2"] = inner
+                if not self.grouped:
+                    usual[f"{name}/conv2"] = inner
                 if self.bottleneck:
                     usual[f"{name}/conv3"] = outer
                 if self.shortcut_of(s, b) == "B":
@@ -158,18 +176,21 @@ class ResNet(nn.Module):
         attention = []
         for s, names in enumerate(self.block_names()):
             for b, name in enumerate(names):
-                depth = 3 if self.bottleneck else 2
+                first = layers[f"{name}/conv1"]
+                # A grouped convolution gives as many channels as it takes.
+                second = layers.get(f"{name}/conv2", first)
+                third = (layers[f"{name}/conv3"],) if self.bottleneck else ()
                 x = Block(
-                    widths=tuple(layers[f"{name}/conv{i}"] for i in range(1, depth + 1)),
+                    widths=(first, second, *third),
                     stride=2 if s > 0 and b == 0 else 1,
                     shortcut=self.shortcut_of(s, b),
                     projection=layers.get(f"{name}/shortcut_conv"),
+                    group_width=self.grouped[1] * 2**s if self.grouped else None,
                     dtype=self.dtype,
                     name=name,
                 )(x, train)
             if maps:
                 attention.append(attention_map(x))
         x = jnp.mean(x, axis=(1, 2))
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = classifier(x, self.num_classes, dtype=self.dtype)
         return (logits, tuple(attention)) if maps else logits

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from jaxprune.models.layers import attention_map, batch_norm, conv
+from jaxprune.models.layers import attention_map, batch_norm, classifier, conv
 
 
 class VGG(nn.Module):
@@ -52,6 +52,11 @@ class VGG(nn.Module):
         } | {f"fc{i}": width for i, width in enumerate(self.hidden, start=1)}
         return usual | dict(self.widths)
 
+    @property
+    def smallest_side(self) -> int:
+        """The least height and width of an image that the poolings leave a pixel of."""
+        return 2**self.pools
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, maps: bool = False) -> Any:
         """Logits `[B, K]` of images `[B, H, W, C]`; with `maps` also an attention map per stage.
@@ -74,8 +79,7 @@ class VGG(nn.Module):
         for i in range(1, len(self.hidden) + 1):
             x = nn.relu(nn.Dense(layers[f"fc{i}"], dtype=self.dtype, name=f"fc{i}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{i}")(x)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = classifier(x, self.num_classes, dtype=self.dtype)
         return (logits, tuple(attention)) if maps else logits
 
 

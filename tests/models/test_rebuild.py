@@ -16,8 +16,20 @@ MODELS = {
     "bottleneck": models.ResNet(
         blocks=(2, 1), num_classes=10, base_width=4, bottleneck=True, imagenet=True
     ),
+    "resnext": models.ResNet(
+        blocks=(2, 1), num_classes=10, base_width=4, bottleneck=True, imagenet=True, grouped=(5, 2)
+    ),
+    "wide_resnet": models.WideResNet(blocks=(2, 1), num_classes=10, base_width=6, stem=4),
+    "alexnet": models.AlexNet(
+        num_classes=10,
+        widths={"conv1": 4, "conv2": 5, "conv3": 6, "conv4": 7, "conv5": 8, "fc1": 9, "fc2": 10},
+    ),
+    "mobilenet": models.MobileNetV2(
+        num_classes=10, stages=((1, 4, 1, 1), (3, 5, 2, 2)), stem=6, head=12
+    ),
 }
-SHAPE = (8, 8, 3)
+SHAPES = dict.fromkeys(MODELS, (8, 8, 3)) | {"alexnet": (63, 63, 3)}
+DROPOUT = ("vgg_imagenet", "alexnet", "mobilenet")  # Under it both networks draw other random bits.
 
 
 def lively(variables, key):
@@ -47,9 +59,9 @@ def assert_close(a, b):
 
 @pytest.mark.parametrize("case", MODELS)
 def test_equals_wrap(case):
-    module = MODELS[case]
-    variables = lively(models.init(module, SHAPE, jax.random.key(0)), jax.random.key(1))
-    images = jax.random.normal(jax.random.key(2), (3, *SHAPE))
+    module, shape = MODELS[case], SHAPES[case]
+    variables = lively(models.init(module, shape, jax.random.key(0)), jax.random.key(1))
+    images = jax.random.normal(jax.random.key(2), (3, *shape))
     net = models.network(module)
     graph = trace(net.eval, variables, images, None, state=lambda out: out.state)
     pruned = graph.slice(variables, random_masks(graph, np.random.default_rng(3)))
@@ -58,17 +70,17 @@ def test_equals_wrap(case):
         jnp.shape, jax.eval_shape(rebuilt.init, jax.random.key(0), images)
     )
     small = models.network(rebuilt)
-    wrapped = pruned.wrap(net.eval)(pruned.variables, images, None)
+    wrapped = jax.jit(pruned.wrap(net.eval))(pruned.variables, images, None)
     assert_close(jax.jit(small.eval)(pruned.variables, images, None), wrapped)
-    if case != "vgg_imagenet":  # With dropout both draw other random bits.
-        wrapped = pruned.wrap(net.train)(pruned.variables, images, None)
+    if case not in DROPOUT:
+        wrapped = jax.jit(pruned.wrap(net.train))(pruned.variables, images, None)
         assert_close(jax.jit(small.train)(pruned.variables, images, None), wrapped)
 
 
 def test_another_module_is_refused():
-    module = MODELS["vgg"]
-    variables = models.init(module, SHAPE, jax.random.key(0))
-    graph = trace(module.apply, variables, jnp.zeros((1, *SHAPE)))
+    module, shape = MODELS["vgg"], SHAPES["vgg"]
+    variables = models.init(module, shape, jax.random.key(0))
+    graph = trace(module.apply, variables, jnp.zeros((1, *shape)))
     pruned = graph.slice(variables, graph.full_masks())
     with pytest.raises(ValueError, match=r"pruned\.wrap"):
         models.from_pruned(nn.Dense(3), pruned)

@@ -4,7 +4,8 @@ import pytest
 
 from jaxprune import models
 
-# As torchvision counts its own (the BatchNorm forms of VGG), and He et al. 2015 theirs.
+# As torchvision counts its own (the BatchNorm forms of VGG), and He et al. 2015 and Zagoruyko and
+# Komodakis 2016 theirs.
 PARAMS = {
     "vgg16": 14_728_266,
     "vgg19": 20_040_522,
@@ -17,19 +18,23 @@ PARAMS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
+    "resnext50": 25_028_904,
+    "alexnet": 61_100_840,
+    "mobilenetv2": 3_504_872,
+    "wrn28_10": 36_479_194,
 }
-IMAGENET = {"vgg16_imagenet", "vgg19_imagenet", "resnet18", "resnet34", "resnet50", "resnet101"}
+SMALL = {"vgg16", "vgg19", "resnet20", "resnet56", "resnet110", "wrn28_10"}
 
 
 def build(name, **options):
-    if name in IMAGENET:
-        return models.build(name, num_classes=1000, input_shape=(224, 224, 3), **options)
-    return models.build(name, num_classes=10, input_shape=(32, 32, 3), **options)
+    if name in SMALL:
+        return models.build(name, num_classes=10, input_shape=(32, 32, 3), **options)
+    return models.build(name, num_classes=1000, input_shape=(224, 224, 3), **options)
 
 
 @pytest.mark.parametrize("name", PARAMS)
 def test_number_of_parameters(name):
-    shape = (1, 224, 224, 3) if name in IMAGENET else (1, 32, 32, 3)
+    shape = (1, 32, 32, 3) if name in SMALL else (1, 224, 224, 3)
     params = jax.eval_shape(build(name).init, jax.random.key(0), jnp.zeros(shape))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMS[name]
 
@@ -59,6 +64,9 @@ def test_widths_are_the_layers_channels():
         ("vgg16", {"widths": {"conv9_9": 4}}, "no layer.*conv1_1"),
         ("vgg16", {"widths": {"conv1_1": 0}}, "at least one channel"),
         ("vgg16", {"input_shape": (8, 8, 1)}, "at least 16x16 pixels"),
+        ("alexnet", {"input_shape": (62, 63, 3)}, "at least 63x63 pixels"),
+        ("wrn28_10", {"dropout": 0.3}, "no option 'dropout'"),
+        ("resnext50", {"widths": {"stage1_block0/conv2": 64}}, "no layer"),
     ],
 )
 def test_bad_input_is_named(name, options, message):

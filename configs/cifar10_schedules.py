@@ -1,0 +1,44 @@
+"""A small VGG on CIFAR-10, on which the pruning schedules are compared.
+
+    TFDS_DATA_DIR=... python scripts/compare_schedules.py configs/cifar10_schedules.py
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_schedules.py --schedule.name layerwise
+
+It trains on 20,000 images, so that the other 30,000 of the training part can tell small differences
+apart.
+"""
+
+from jaxprune.budget import Budget
+from jaxprune.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+    SensitivityConfig,
+    StatisticsConfig,
+)
+from jaxprune.train.loop import TrainConfig
+from jaxprune.train.losses import DistillConfig
+from jaxprune.train.optimizer import OptimizerConfig
+
+_WIDTHS = {f"conv{stage}_{i}": 8 * 2**stage for stage in (1, 2, 3) for i in (1, 2)}
+
+config = RunConfig(
+    name="cifar10_schedules",
+    data=DataConfig(name="cifar10", heldout=30_000),
+    model=ModelConfig(name="vgg_small", widths=_WIDTHS),
+    train=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
+    sensitivity=SensitivityConfig(images=1000, batch_size=250),
+    budget=Budget("params/8,macs/3"),
+    statistics=StatisticsConfig(images=512, batch_size=64),
+    schedule=ScheduleConfig(
+        rounds=6,
+        retrain=TrainConfig(
+            epochs=1,
+            batch_size=64,
+            optimizer=OptimizerConfig(learning_rate=0.02, schedule="constant", warmup=0.0),
+        ),
+    ),
+    finetune=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
+    distill=DistillConfig(attention=100, kl=1),
+    control=False,
+)
