@@ -1,7 +1,6 @@
 """The genetic algorithm as an evosax algorithm; its fitness; the search over all groups."""
 
 from jaxprune.search.fitness import block_diagonal, layer_error
-from jaxprune.search.genetic import GeneticAlgorithm
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
 from jaxprune.search.refit import Consumer, refit_error, refit_kernel
 from jaxprune.search.run import SearchConfig, SearchResult, search_groups
@@ -9,7 +8,6 @@ from jaxprune.search.swaps import swap_descent, tabu_search
 
 __all__ = [
     "Consumer",
-    "GeneticAlgorithm",
     "SearchConfig",
     "SearchResult",
     "block_diagonal",

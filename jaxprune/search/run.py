@@ -1,4 +1,8 @@
-"""The search over all groups: one program per distinct width, K and Gram matrices as data."""
+"""The search over all groups: one program per distinct width, K and Gram matrices as data.
+
+evosax starts the accelerator's backend when it is imported; so it is imported when a search starts,
+and who only reads a run can do that beside a process that holds the accelerator.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxprune.search import decoder, genetic, refit
+from jaxprune.search import refit
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
 from jaxprune.search.swaps import tabu_search
@@ -71,10 +75,14 @@ class SearchConfig:
         for field, (holds, wanted) in rules.items():
             if not holds:
                 raise ValueError(f"search.{field}: {getattr(self, field)!r}, must be {wanted}")
-        if self.algorithm != "genetic" and self.algorithm not in decoder.algorithm_names():
-            known = ", ".join(["genetic", *decoder.algorithm_names()])
+        if self.algorithm == "genetic":
+            return
+        from jaxprune.search.decoder import algorithm_names
+
+        if self.algorithm not in algorithm_names():
+            known = ", ".join(["genetic", *algorithm_names()])
             raise ValueError(f"search.algorithm: unknown {self.algorithm!r}; known are {known}")
-        if self.algorithm != "genetic" and self.seeds != "none":
+        if self.seeds != "none":
             raise ValueError(f"search.seeds: {self.algorithm} takes none; set it to none")
 
 
@@ -184,6 +192,8 @@ def _exact_error(mask: np.ndarray, gram: np.ndarray) -> float:
 @lru_cache(maxsize=256)
 def _algorithm(name: str, population: int, channels: int, elites: float, swaps: int) -> Any:
     """evosax jits its methods with `self` static: a new instance would compile anew."""
+    from jaxprune.search import decoder, genetic
+
     if name == "genetic":
         solution = jnp.zeros(channels, bool)
         return genetic.GeneticAlgorithm(population, solution, elites=elites, swaps=swaps)
@@ -225,6 +235,7 @@ def _search(
     grams: Array, keep: Array, keys: Array, params: Any, *, algorithm: Any, config: SearchConfig
 ) -> tuple[Array, Array, Array, Array]:
     """All groups of one width: [n, C, C], [n], [n] -> masks [n, C] twice, [n, E, C], [n, gens]."""
+    from jaxprune.search import decoder, genetic
 
     def one_group(gram, keep, key):
         if config.hessian == "block_diagonal":

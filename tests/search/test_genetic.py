@@ -9,7 +9,8 @@ import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 from problems import trained_gram
 
-from jaxprune.search import GeneticAlgorithm, genetic, layer_error
+from jaxprune.search import genetic, layer_error
+from jaxprune.search.genetic import GeneticAlgorithm
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 
