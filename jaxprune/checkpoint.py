@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,13 +41,15 @@ def save_tree(path: str | Path, tree: Any) -> None:
 
     Raises:
       FileExistsError: `path` exists.
+      OSError: it cannot be written, as on a full disk.
       ValueError: two leaves of one name; a leaf that is no array or number.
     """
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another place or remove it")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, _named(tree))
+    named = _named(tree)
+    with ocp.StandardCheckpointer() as checkpointer, _writing(path):
+        checkpointer.save(path, named)
         checkpointer.wait_until_finished()
 
 
@@ -72,7 +77,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Opens, or makes, the folder."""
+        """Opens, or makes, the folder.
+
+        Raises:
+          OSError: it cannot be made.
+          ValueError: a damaged step, where what was saved beside a state cannot be read.
+        """
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -81,24 +91,31 @@ class Checkpoints:
             "state": ocp.StandardCheckpointHandler(),
             "metrics": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options)
+        remedy = "; remove the step in it that is damaged, to go on from the one before"
+        self._manager = _attempt(
+            self.folder,
+            lambda: ocp.CheckpointManager(self.folder, item_handlers=handlers, options=options),
+            remedy,
+        )
 
     def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None) -> None:
         """Saves a pytree of arrays, and what JSON can say beside it, as of `step`.
 
         A step that is saved already stays as it is.
+
+        Raises:
+          OSError: it cannot be written, as on a full disk; the steps before stay.
+          ValueError: as `save_tree`.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_named(state)),
-                metrics=ocp.args.JsonSave(dict(metrics or {})),
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_named(state)),
+            metrics=ocp.args.JsonSave(dict(metrics or {})),
         )
-        self._manager.wait_until_finished()
+        with _writing(self.folder / str(step)):
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
         """The newest step there is, or None."""
@@ -109,24 +126,24 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: there is none.
-          ValueError: as `restore_tree`.
+          ValueError: as `restore_tree`; where files are damaged, with the way out.
         """
         step = self._existing(step)
         where = self.folder / str(step)
         wanted = {name: _abstract(leaf) for name, leaf in paths.leaves(like)}
-        found = _attempt(where, lambda: _shaped(self._manager.item_metadata(step)["state"].tree))
+        found = self._attempt(
+            step, lambda: _shaped(self._manager.item_metadata(step)["state"].tree)
+        )
         _refuse(where, _differences(found, _shaped(wanted), "saved", "expected"))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_target(wanted)))
-        return _filled(
-            like, _attempt(where, lambda: self._manager.restore(step, args=args))["state"]
-        )
+        arrays = self._attempt(step, lambda: self._manager.restore(step, args=args))["state"]
+        return _filled(like, arrays)
 
     def metrics(self, step: int | None = None) -> dict[str, Any]:
         """What was saved beside the state of a step, by default the newest."""
         step = self._existing(step)
-        where = self.folder / str(step)
         args = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-        return _attempt(where, lambda: self._manager.restore(step, args=args))["metrics"]
+        return self._attempt(step, lambda: self._manager.restore(step, args=args))["metrics"]
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -137,6 +154,11 @@ class Checkpoints:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _attempt(self, step: int, read: Callable[[], Result]) -> Result:
+        before = [other for other in self._manager.all_steps() if other < step]
+        rest = f"step {max(before)}" if before else "the start"
+        return _attempt(self.folder / str(step), read, f"; remove it to go on from {rest}")
 
     def _existing(self, step: int | None) -> int:
         step = self.latest() if step is None else step
@@ -150,25 +172,35 @@ class Checkpoints:
 def save(path: str | Path, pruned: Pruned) -> None:
     """Saves a pruned network into the folder `path`: `arrays/` (orbax) and `spec.json`.
 
-    An earlier pruned network at `path` is replaced, once the new one is complete.
+    An earlier pruned network at `path` is replaced, once the new one is complete. A process that
+    is killed at any moment leaves one of the two for `load`: the earlier one has the name
+    `.NAME.old` beside `path` for as long as it takes to rename the new one.
 
     Raises:
       FileExistsError: `path` is something else.
+      OSError: it cannot be written, as on a full disk; the earlier one stays.
       ValueError: as `save_tree`.
     """
     path = Path(path).absolute()
     if path.exists() and not (path / "spec.json").exists():
         raise FileExistsError(f"{path} exists and is no saved network; choose another place")
-    partial, old = (path.with_name(f".{path.name}.{what}") for what in ("partial", "old"))
+    partial, old = _beside(path, "partial"), _beside(path, "old")
+    if not path.exists() and old.exists():
+        old.rename(path)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     save_tree(partial / "arrays", pruned.variables)
-    (partial / "spec.json").write_text(json.dumps(_spec(pruned), indent=1) + "\n")
+    with _writing(path):
+        (partial / "spec.json").write_text(json.dumps(_spec(pruned), indent=1) + "\n")
     if path.exists():
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
 
 
 def load(path: str | Path, like: Any = None) -> Pruned:
@@ -183,6 +215,8 @@ def load(path: str | Path, like: Any = None) -> Pruned:
         dtypes or kept positions that contradict the spec or `like`, all of them listed.
     """
     path = Path(path).absolute()
+    if not path.exists() and _beside(path, "old").exists():
+        path = _beside(path, "old")  # left by a process that was killed while it replaced it
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     spec = _read_spec(path / "spec.json")
@@ -360,14 +394,37 @@ def _filled(like: Any, arrays: Mapping[str, Any]) -> Any:
     return jax.tree.structure(like).unflatten([arrays[name] for name, _ in paths.leaves(like)])
 
 
-def _attempt(where: Path, read: Callable[[], Result]) -> Result:
+def _attempt(where: Path, read: Callable[[], Result], remedy: str = "") -> Result:
     """What `read` gives; whatever orbax raises becomes one error that says where."""
     try:
         return read()
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(
-            f"{where} cannot be read; it is no checkpoint or its files are damaged: {error}"
+            f"{where} cannot be read, it is no checkpoint or its files are damaged{remedy} "
+            f"({_brief(error)})"
         ) from error
+
+
+@contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    """Whatever orbax raises while it writes becomes an OSError that says where."""
+    try:
+        yield
+    except Exception as error:
+        # TensorStore tells the system's error number within its text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = getattr(error, "errno", None) or (int(number[1]) if number else None)
+        if code is None:
+            raise OSError(f"{where} cannot be written: {_brief(error)}") from error
+        raise OSError(code, os.strerror(code), str(where)) from error
+
+
+def _brief(error: Exception, length: int = 160) -> str:
+    """The beginning of an error: those of TensorStore go on for a page."""
+    line = (str(error).splitlines() or [""])[0].partition(". See full")[0] or repr(error)
+    return line if len(line) <= length else line[:length] + "…"
 
 
 def _differences(found: Shaped, wanted: Shaped, here: str, there: str) -> list[str]:

@@ -1,27 +1,45 @@
-"""The command line: `jaxprune run CONFIG [--field value ...]`.
+"""The command line: `jaxprune run CONFIG [--field value ...]`, and each stage of a run by itself.
 
 Everything that is slow to import waits until a command needs it.
 """
 
 from __future__ import annotations
 
+import argparse
+import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from jaxprune.config import RunConfig
 
 _USAGE = """\
 usage: jaxprune run CONFIG [--field value ...]
+       jaxprune COMMAND RUN
 
 Structured channel pruning for JAX.
 
-commands:
-  run CONFIG        train, prune and fine-tune as a config says: a Python file that defines
-                    `config`, or the config.json of an earlier run
-  run CONFIG --help   every field of that config, with its value and its meaning
+a whole run:
+  run CONFIG          train, prune and fine-tune as a config says, or go on where the run was
+
+its stages, one by one; each goes on where it was, and says what it lacks:
+  train CONFIG|RUN    train the unpruned network
+  sensitivity RUN     measure how much each group may be narrowed, and choose the widths
+  search RUN          choose the channels
+  finetune RUN        cut, fine-tune the pruned network; then the control, where the config has one
+  evaluate RUN        accuracies on the test images, costs, latency
+
+what there is:
+  status RUN          where a run is, and which command goes on
+  compare RUN RUN ... runs side by side; --json FILE, --plot FILE
+
+CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
+COMMAND CONFIG --help shows every field of that config, with its value and its meaning.
 
 options:
   --help, -h        this text
@@ -31,14 +49,19 @@ options:
 examples:
   jaxprune run configs/digits_vgg.py
   jaxprune run configs/digits_vgg.py --search.population 256 --out runs/larger
+  jaxprune train configs/digits_vgg.py --out runs/mine && jaxprune status runs/mine
+  jaxprune compare runs/digits_vgg runs/larger --plot tradeoff.png
 """
+
+_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point of the `jaxprune` command.
 
     Exits with 0; with 2 after one line on the standard error where the user's input is at fault;
-    with 130 where the user stopped it. Other errors keep their traceback: they are ours.
+    with 130 where the user stopped it, and with 143 where SIGTERM did and a training was saved.
+    Other errors keep their traceback: they are ours.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -52,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        _fail(" ".join(str(error).split()) or type(error).__name__)
+        message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _FULL:
+            message += "; make room, and the same command goes on"
+        _fail(message)
     except KeyboardInterrupt:
         print("jaxprune: stopped", file=sys.stderr)
         sys.exit(130)
@@ -64,34 +90,128 @@ def run(arguments: Sequence[str]) -> None:
     from jaxprune import pipeline
     from jaxprune.report import table
 
-    table.show(pipeline.run(config))
+    with _stoppable():
+        table.show(pipeline.run(config))
 
 
-def parse(arguments: Sequence[str]) -> RunConfig:
-    """The config that the arguments after `run` name, with its fields overridden.
+def _stage(name: str, arguments: Sequence[str]) -> None:
+    """`jaxprune train RUN` and the like: one stage, then where the run is."""
+    config = parse(arguments, name)
+    from jaxprune import pipeline
+    from jaxprune.report import overview, table
+    from jaxprune.report.encode import plain
+
+    with _stoppable():
+        opened = pipeline.open_run(config)
+        result = getattr(pipeline, name)(opened)
+        if name == "finetune":
+            pipeline.control(opened)
+    if name == "evaluate":
+        table.show(result)
+    else:
+        overview.show(plain(pipeline.status(opened.folder)))
+
+
+def status(arguments: Sequence[str]) -> None:
+    """`jaxprune status RUN`: where a run is."""
+    parser = _Parser("status", "Where a run is: reads its folder alone, at any time.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    folder = parser.parse_args(arguments).run
+    _without_accelerator()
+    from jaxprune import pipeline
+    from jaxprune.report import overview
+    from jaxprune.report.encode import plain
+
+    overview.show(plain(pipeline.status(folder)))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """`jaxprune compare RUN RUN ...`: runs side by side."""
+    parser = _Parser("compare", "Runs side by side: what their configs differ in, and the results.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
+    parser.add_argument("--json", metavar="FILE", help="write the comparison as JSON too")
+    parser.add_argument("--plot", metavar="FILE", help="draw accuracy against cost as a PNG")
+    given = parser.parse_args(arguments)
+    _without_accelerator()
+    from jaxprune.report import compare as comparison
+    from jaxprune.report import summary
+
+    runs = comparison.read(given.runs)
+    if given.json:
+        summary.write(given.json, comparison.record(runs))
+    if given.plot:
+        comparison.plot(given.plot, runs)
+    comparison.show(runs)
+
+
+def _without_accelerator() -> None:
+    """For commands that only read: the process that runs may hold the accelerator alone."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A command's arguments; a mistake in them is an error like every other."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(prog=f"jaxprune {command}", description=description)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Where a training saved and stopped because of SIGTERM: one line, and exit code 143."""
+    from jaxprune.pipeline.stopping import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        print(f"jaxprune: {stopped}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+
+def parse(arguments: Sequence[str], command: str = "run") -> RunConfig:
+    """The config that the arguments after a command name, with its fields overridden.
 
     Raises:
       ValueError: no config is named first, or a value is out of range.
-      FileNotFoundError: there is no such config.
+      FileNotFoundError: there is no such config, or a folder without a run.
       SystemExit: after `--help`, or with tyro's own words on a field that is not known.
     """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _HELP):
-        raise ValueError("name a config first: jaxprune run configs/digits_vgg.py [--field value]")
+        raise ValueError(
+            "name a config first, or the folder of a run: "
+            f"jaxprune {command} configs/digits_vgg.py [--field value]"
+        )
     import tyro
 
     from jaxprune.config import RunConfig, load
 
     asked_in_general = arguments[0] in _HELP
     path, overrides = ("CONFIG", arguments) if asked_in_general else (arguments[0], arguments[1:])
+    if asked_in_general:
+        default = RunConfig()
+    elif os.path.isdir(path):
+        from jaxprune import pipeline
+
+        default = pipeline.config_of(path)
+    else:
+        default = load(path)
     return tyro.cli(
-        RunConfig,
-        prog=f"jaxprune run {path}",
-        default=RunConfig() if asked_in_general else load(path),
-        args=list(overrides),
+        RunConfig, prog=f"jaxprune {command} {path}", default=default, args=list(overrides)
     )
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {"run": run}
+_STAGES = ("train", "sensitivity", "search", "finetune", "evaluate")
+_COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "run": run,
+    **{name: partial(_stage, name) for name in _STAGES},
+    "status": status,
+    "compare": compare,
+}
 _HELP = ("--help", "-h")
 
 

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxprune.budget import Budget
+from jaxprune.methods.sparse_training import SparsityConfig
 from jaxprune.report import summary
 from jaxprune.report.encode import plain
 from jaxprune.search.run import SearchConfig
 from jaxprune.statistics.sensitivity import KEPT
 from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
+from jaxprune.train.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class DataConfig:
     """The data set, and the part of its training images that is held out for choosing."""
 
     name: str = "digits"
-    """`digits` (embedded), or a data set of images from TFDS: `cifar10`, `svhn_cropped`, …"""
+    """`digits` (embedded), or a data set of images from TFDS: `cifar10`, `imagenet2012`, …"""
     data_dir: str | None = None
     """Where TFDS keeps its data; TFDS_DATA_DIR of the environment where this is not given."""
     heldout: int | str = 200
@@ -39,10 +41,17 @@ class DataConfig:
     Or the path of a file with their ids, one a line."""
     heldout_seed: int = 0
     """Which images are held out; not the run's seed, so that runs compare."""
+    image_size: int | None = None
+    """Side of the square crops of a data set whose images differ in size: 224 for ImageNet.
+    The images then stay on disk, and those held out are not balanced over the classes."""
+    workers: int = 16
+    """Threads that decode the images which stay on disk; the result does not depend on it."""
 
     def __post_init__(self):
         if isinstance(self.heldout, int):
             _at_least("data.heldout", self.heldout, 1)
+        _at_least("data.image_size", self.image_size, 1)
+        _at_least("data.workers", self.workers, 1)
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,14 @@ class ModelConfig:
     """The network that is trained and pruned."""
 
     name: str = "vgg_small"
-    """Small images: `vgg_small`, `vgg16`, `vgg19`, `resnet20`, `resnet56`, `resnet110`.
-    ImageNet: `vgg16_imagenet`, `vgg19_imagenet`, `resnet18`, `resnet34`, `resnet50`, …"""
+    """Small images: `vgg_small`, `vgg16`, `vgg19`, `resnet20`, `resnet56`, `resnet110`, `wrn28_10`.
+    ImageNet: `vgg16_imagenet`, `resnet50`, `resnext50`, `alexnet`, `mobilenetv2`, …"""
     widths: dict[str, int] = field(default_factory=dict)
     """Channels of single layers by name, where they are not the usual ones: `conv1_1 24`."""
     shortcut: Literal["A", "B"] | None = None
     """Shortcut of a CIFAR ResNet where it widens: A pads with zeros, B is a 1x1 convolution."""
     dropout: float | None = None
-    """Dropout rate of an ImageNet VGG's classifier."""
+    """Dropout rate before the linear layers of an ImageNet VGG, AlexNet or MobileNetV2."""
 
     def options(self) -> dict[str, Any]:
         """What `jaxprune.models.build` gets beside name and shapes: the options that are set."""
@@ -104,6 +113,35 @@ class StatisticsConfig:
         _at_least("statistics.images", self.images, 1)
         _at_least("statistics.batch_size", self.batch_size, 1)
         _at_least("statistics.positions", self.positions, 1)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """In how many rounds the network is pruned, and the training between them."""
+
+    name: Literal["joint", "layerwise", "gradual"] = "joint"
+    """`joint` prunes all groups from one pass of statistics. `layerwise` prunes a group, by what
+    the network that is already pruned computes, trains a little, and goes on, as in the paper.
+    `gradual` lowers the budget of all groups in rounds, and trains a little after each."""
+    rounds: int = 5
+    """Rounds of `gradual`."""
+    decline: Literal["linear", "cubic"] = "cubic"
+    """How the budget of `gradual` falls: by equal parts, or fast first and slowly at the end."""
+    retrain: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            epochs=1.0,
+            optimizer=OptimizerConfig(learning_rate=0.01, schedule="constant", warmup=0.0),
+        )
+    )
+    """The training after each round, with the same distillation as the fine-tune.
+    The rounds are one training: its learning rate runs on from round to round."""
+
+    def __post_init__(self):
+        _one_of("schedule.name", self.name, ("joint", "layerwise", "gradual"))
+        _one_of("schedule.decline", self.decline, ("linear", "cubic"))
+        _at_least("schedule.rounds", self.rounds, 2)
+        if self.name != "joint" and not self.retrain.epochs:
+            raise ValueError(f"schedule.retrain.epochs is 0, but {self.name} trains between rounds")
 
 
 @dataclass(frozen=True)
@@ -154,6 +192,8 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training of the unpruned network."""
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    """A penalty in that training that makes channels fall apart into weak and strong ones."""
     groups: Literal["inner", "all"] = "inner"
     """Whether residual groups that span a stage stay whole (`inner`) or are pruned too (`all`)."""
     protect: tuple[str, ...] = ()
@@ -167,12 +207,15 @@ class RunConfig:
     method: str = "genetic"
     """What chooses the channels: `genetic`, or another name of `jaxprune.methods`."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     """The training of the pruned network, and of the control."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     control: bool = True
     """Also fine-tune the unpruned network, with the same distillation, for comparison."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard; needs `pip install jaxprune[tensorboard]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
@@ -245,3 +288,9 @@ def _at_least(name: str, value: float | None, least: float) -> None:
     """Raises a ValueError that names the field where its value is too small or not finite."""
     if value is not None and not (value >= least and math.isfinite(value)):
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises a ValueError that names the field where its value is no known one."""
+    if value not in known:
+        raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")

@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxprune.config import load
+from jaxprune import pipeline
 from jaxprune.methods import get
 from jaxprune.methods.contract import accuracy as score
 from jaxprune.methods.contract import cross_entropy
 from jaxprune.methods.genetic import genetic
-from jaxprune.pipeline import prepare, stages
+from jaxprune.pipeline import stages
 from jaxprune.search import SearchConfig
 from jaxprune.statistics import grams
 from jaxprune.train.batchnorm import recalibrate
@@ -51,9 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The search's options apart, on a finished run.")
     parser.add_argument("run", type=Path)
     arguments = parser.parse_args()
-    run = prepare(dataclasses.replace(load(arguments.run / "config.json"), out=str(arguments.run)))
-    trained = stages.train(run)
-    widths = stages.choose_widths(run, trained)
+    run = pipeline.open_run(arguments.run)
+    trained = pipeline.train(run)
+    widths = pipeline.sensitivity(run)
     statistics = run.config.statistics
     images = statistics.images
     every = run.calibration(len(run.data.train), statistics.batch_size)
@@ -83,7 +83,7 @@ def main() -> None:
         fresh = recalibrate(
             network,
             pruned.variables,
-            run.data.train.images[:1000],
+            run.data.train.take(np.arange(1000)).images,
             mean=run.data.mean,
             std=run.data.std,
         )

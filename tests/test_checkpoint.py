@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,3 +275,106 @@ def test_saving_replaces_a_network_and_nothing_else(pruned, tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(FileExistsError, match="no saved network"):
         checkpoint.save(tmp_path / "mine", pruned)
+
+
+class Killed(BaseException):
+    """Ends a save at one of its steps, as SIGKILL would."""
+
+
+def test_a_process_killed_at_any_moment_leaves_the_old_network_or_the_new(
+    pruned, tmp_path, monkeypatch
+):
+    old = by_hand({"w": jnp.ones(2)})
+    steps = [(checkpoint, "save_tree"), (checkpoint.shutil, "rmtree"), (Path, "rename")]
+    # Path.replace and Path.write_text are what it might use instead of these one day.
+    steps += [(Path, "write_text"), (Path, "mkdir"), (Path, "replace")]
+    for moment in range(100):
+        where = tmp_path / str(moment)
+        checkpoint.save(where / "net", old)
+        left = moment
+        with monkeypatch.context() as patch:
+            for owner, name in steps:
+                original = getattr(owner, name)
+
+                def step(*args, original=original, **kwargs):
+                    nonlocal left
+                    if left == 0:
+                        raise Killed
+                    left -= 1
+                    return original(*args, **kwargs)
+
+                patch.setattr(owner, name, step)
+            try:
+                checkpoint.save(where / "net", pruned)
+            except Killed:
+                pass
+            else:
+                break
+        assert checkpoint.load(where / "net").widths in (old.widths, pruned.widths)
+        checkpoint.save(where / "net", pruned)  # and the next one replaces whichever it was
+        assert checkpoint.load(where / "net").widths == pruned.widths
+        assert [p.name for p in where.iterdir()] == ["net"]
+    assert moment > 5
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 20 kB until the block ends: writing fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
+
+
+def test_a_full_disk_is_an_error_that_names_the_path_and_loses_nothing(full_disk, tmp_path):
+    large = {"w": jax.random.normal(jax.random.key(0), (20_000,))}
+    small = {"w": jnp.ones(2)}
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(1, small)
+        with full_disk(), pytest.raises(OSError, match=r"File too large: '.*run/2'"):
+            checkpoints.save(2, large)
+    checkpoint.save(tmp_path / "net", by_hand(small))
+    with full_disk(), pytest.raises(OSError, match=r"File too large: '.*net.partial/arrays'"):
+        checkpoint.save(tmp_path / "net", by_hand(large))
+    assert_same(checkpoint.load(tmp_path / "net").variables, small)
+    with Checkpoints(tmp_path / "run") as checkpoints:  # there is room again
+        assert checkpoints.latest() == 1
+        assert_same(checkpoints.restore(small), small)
+        checkpoints.save(2, large)
+        assert_same(checkpoints.restore(large), large)
+    checkpoint.save(tmp_path / "net", by_hand(large))
+    assert_same(checkpoint.load(tmp_path / "net").variables, large)
+
+
+# What orbax was reading beside the damaged file fails unheard.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_damaged_file_gives_a_wrong_state(tmp_path):
+    state = {"a": jnp.arange(5000.0) + 1, "n": jnp.int32(4)}
+    with Checkpoints(tmp_path / "sound") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.save(2, state)
+    files = [p for p in (tmp_path / "sound" / "2").rglob("*") if p.is_file()]
+    refused = 0
+    for i, file in enumerate(files):
+        copy = shutil.copytree(tmp_path / "sound", tmp_path / str(i))
+        damaged = copy / file.relative_to(tmp_path / "sound")
+        damaged.write_bytes(damaged.read_bytes()[: file.stat().st_size // 2])
+        try:
+            with Checkpoints(copy) as checkpoints:
+                assert_same(checkpoints.restore(state), state)  # what it does not read
+        except ValueError as error:
+            refused += 1
+            where = copy if damaged.name == "metrics" else copy / "2"
+            assert f"{where} cannot be read" in str(error) and "; remove " in str(error)
+            shutil.rmtree(copy / "2")
+        with Checkpoints(copy) as checkpoints:
+            assert_same(checkpoints.restore(state), state)
+    assert refused >= 3

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -6,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 import jaxprune
+import jaxprune.pipeline
 from jaxprune import cli
-from jaxprune.config import RunConfig
+from jaxprune.config import RunConfig, save
+from jaxprune.pipeline import Stopped, config_of
 
 CONFIG = """
 from jaxprune.config import RunConfig
@@ -77,7 +80,8 @@ def test_help_after_a_config_documents_every_field(path, capsys):
         (row,) = [
             i for i, text in enumerate(lines) if text.startswith((f"--{name} ", f"--{name},"))
         ]
-        described = lines[row + 1]
+        # A flag whose two forms are too long for one line has its text a line later.
+        described = lines[row + 2 if lines[row].endswith(",") else row + 1]
         assert described and not described.startswith(("--", "(default")), f"{name} has no text"
     assert "(default: mine)" in out
 
@@ -130,6 +134,95 @@ def test_an_error_of_ours_keeps_its_traceback(path, pipeline):
 def test_the_user_stops_it(path, pipeline, capsys):
     pipeline.error = KeyboardInterrupt()
     assert stopped(capsys, "run", path)[0] == 130
+
+
+def test_a_training_that_was_stopped_says_where_and_ends_with_143(path, pipeline, capsys):
+    pipeline.error = Stopped("finetune", 12, 40)
+    code, out, err = stopped(capsys, "run", path)
+    assert (code, out) == (143, "")
+    assert err.startswith("jaxprune: stopped at step 12 of 40 of finetune; the same command")
+
+
+def test_a_full_disk_says_how_to_go_on(path, pipeline, capsys):
+    pipeline.error = OSError(errno.ENOSPC, "No space left on device", "runs/mine/metrics.jsonl")
+    code, _, err = stopped(capsys, "run", path)
+    assert code == 2 and err.endswith(
+        "'runs/mine/metrics.jsonl'; make room, and the same command goes on\n"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a run, which was elsewhere when it was made."""
+    save(tmp_path / "run" / "config.json", RunConfig(name="mine", seed=7, out="elsewhere"))
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """The names of the stages that were called, with the run that `open_run` gave them."""
+    called = []
+    fake = SimpleNamespace(
+        open_run=lambda config: SimpleNamespace(config=config, folder=config.folder),
+        config_of=config_of,
+        status=jaxprune.pipeline.status,
+    )
+    for name in ("train", "sensitivity", "search", "finetune", "control", "evaluate"):
+
+        def stage(run, name=name):
+            called.append((name, run))
+            return {"pruned_accuracy": 0.75}
+
+        setattr(fake, name, stage)
+    monkeypatch.setattr(jaxprune, "pipeline", fake)
+    return called
+
+
+@pytest.mark.parametrize("command", ["train", "sensitivity", "search", "finetune", "evaluate"])
+def test_a_stage_runs_by_itself_where_the_folder_is_now(command, folder, stages, capsys):
+    cli.main([command, folder])
+    expected = ["finetune", "control"] if command == "finetune" else [command]
+    assert [name for name, _ in stages] == expected
+    run = stages[0][1]
+    assert (run.config.name, run.config.seed, str(run.folder)) == ("mine", 7, folder)
+    out = capsys.readouterr().out
+    assert ("75.00%" if command == "evaluate" else f"next: jaxprune train {folder}") in out
+
+
+def test_a_field_of_a_run_may_be_overridden_into_another_folder(folder, stages, tmp_path, capsys):
+    other = tmp_path / "other"
+    save(other / "config.json", RunConfig())
+    cli.main(["train", folder, "--seed", "8", "--out", str(other)])
+    config = stages[0][1].config
+    assert (config.name, config.seed, config.out) == ("mine", 8, str(other))
+
+
+def test_status_of_a_run(folder, capsys):
+    cli.main(["status", folder])
+    out = capsys.readouterr().out
+    assert "mine · genetic · seed 7" in out and out.count("waiting") == 6
+
+
+@pytest.mark.parametrize("command", ["train", "search", "status", "compare"])
+def test_every_command_has_its_help(command, capsys):
+    code, out, _ = stopped(capsys, command, "--help")
+    assert code == 0 and f"jaxprune {command}" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["status"], "the following arguments are required: RUN"),
+        (["status", "a", "b"], "unrecognized arguments: b"),
+        (["compare", "a", "--jsn", "x"], "unrecognized arguments: --jsn"),
+        (["search"], "name a config first, or the folder of a run: jaxprune search"),
+        (["status", "absent"], "absent is not the folder of a run"),
+    ],
+)
+def test_a_mistake_in_the_other_commands_is_one_line_too(capsys, arguments, words):
+    code, out, err = stopped(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxprune: error: ") and err.count("\n") == 1 and words in err
 
 
 def test_help_and_version(capsys):

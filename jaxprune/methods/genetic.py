@@ -20,7 +20,7 @@ import numpy as np
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Selection, Widths
-from jaxprune.methods.widths import allocate_widths
+from jaxprune.methods.widths import allocate_widths, narrowed_groups
 from jaxprune.search import SearchConfig, refit, search_groups
 from jaxprune.statistics import Weighting, grams
 from jaxprune.statistics.batches import Batches
@@ -50,17 +50,22 @@ def genetic(
 
     Returns:
       The selection. Its variables are the given ones, or with `reconstruction` those whose kernels
-      are refitted to the kept channels. `details` has the errors and the search's history by group.
+      are refitted to the kept channels. `details` has the errors and the search's history of each
+      group that got narrower.
     """
     config = config or SearchConfig()
     calibration_key, search_key = jax.random.split(key)
+    groups = narrowed_groups(graph, budget)
     matrices = grams(
-        graph, fn, variables, batches, calibration_key, positions=positions, weighting=weighting
-    )
+        graph, fn, variables, batches, calibration_key,
+        groups=groups, positions=positions, weighting=weighting,
+    )  # fmt: skip
     widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
     layers: dict[str, list[LayerHessian]] = {}
     if config.reconstruction:
-        layers = hessians(graph, fn, variables, batches, calibration_key, positions=positions)
+        layers = hessians(
+            graph, fn, variables, batches, calibration_key, groups=groups, positions=positions
+        )
     consumers = {
         name: [refit.Consumer(h.hessian, h.kernel, 1 / h.energy) for h in read]
         for name, read in layers.items()
@@ -79,4 +84,4 @@ def genetic(
         "refit_errors": found.refit_errors,
         "history": found.history,
     }
-    return Selection(found.masks, variables, details)
+    return Selection({**graph.full_masks(), **found.masks}, variables, details)

@@ -14,7 +14,7 @@ import jax
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph
 from jaxprune.methods.contract import Loss, Score, Selection, Widths
-from jaxprune.methods.widths import allocate_widths, greedy_chooser
+from jaxprune.methods.widths import allocate_widths, greedy_chooser, narrowed_groups
 from jaxprune.statistics import Weighting, grams
 from jaxprune.statistics.batches import Batches
 
@@ -36,6 +36,9 @@ def greedy(
 
     `positions` and `weighting` are those of `statistics.grams`.
     """
-    matrices = grams(graph, fn, variables, batches, key, positions=positions, weighting=weighting)
+    groups = narrowed_groups(graph, budget)
+    matrices = grams(
+        graph, fn, variables, batches, key, groups=groups, positions=positions, weighting=weighting
+    )
     widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
-    return Selection(greedy_chooser(matrices)(widths), variables)
+    return Selection({**graph.full_masks(), **greedy_chooser(matrices)(widths)}, variables)

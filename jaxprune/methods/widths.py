@@ -34,6 +34,13 @@ def allocate_widths(
     return allocate(curves, graph, budget).widths
 
 
+def narrowed_groups(graph: ChannelGraph, budget: Budget | Widths) -> list[str]:
+    """The groups that need a choice: all under targets, else those narrower than their size."""
+    if isinstance(budget, Budget):
+        return list(graph.groups)
+    return [name for name, group in graph.groups.items() if budget[name] < group.size]
+
+
 def greedy_chooser(grams: Mapping[str, np.ndarray]) -> Chooser:
     """`widths → masks` by greedy elimination on the groups' Gram matrices."""
     on_device = {name: jnp.asarray(gram, jnp.float32) for name, gram in grams.items()}

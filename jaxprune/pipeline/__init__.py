@@ -1,13 +1,28 @@
-"""A run from data to report: train → sensitivity → search → cut → fine-tune → evaluate."""
+"""A run from data to report: train → sensitivity → search → fine-tune → evaluate.
+
+Each stage is a function of an open run, `jaxprune` command of the same name, and can be called
+again: it reads what is there, and goes on with what is not.
+
+    run = pipeline.open_run(config)        # or the folder of an earlier run
+    pipeline.train(run)
+    widths = pipeline.sensitivity(run)
+    selection = pipeline.search(run)
+    pruned = pipeline.finetune(run)
+    pipeline.control(run)                  # where the config asks for it
+    summary = pipeline.evaluate(run)
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from jaxprune.config import RunConfig
-from jaxprune.pipeline import stages
 from jaxprune.pipeline.evaluation import evaluate
-from jaxprune.pipeline.experiment import Experiment, prepare
+from jaxprune.pipeline.experiment import Experiment, config_of, open_run
+from jaxprune.pipeline.lock import lock
+from jaxprune.pipeline.stages import control, finetune, search, sensitivity, train
+from jaxprune.pipeline.status import status
+from jaxprune.pipeline.stopping import Stopped
 from jaxprune.report import summary as json_files
 
 
@@ -18,20 +33,23 @@ def run(config: RunConfig) -> dict[str, Any]:
     `jaxprune.load`) and `summary.json`. A finished run is not run again.
 
     Raises:
-      ValueError: a config that cannot run, before any long work.
-      FloatingPointError: a loss that is not finite.
+      ValueError: a config that cannot run, or another process at work in the folder, before any
+        long work.
+      OSError: the folder cannot be written.
+      FloatingPointError: a loss that is not finite; the last good state stays.
+      Stopped: the process got SIGTERM while it trained; the same call goes on from there.
     """
-    experiment = prepare(config)
-    done = experiment.folder / "summary.json"
+    opened = open_run(config)
+    done = opened.folder / "summary.json"
     if done.exists():
         return json_files.read(done)
-    trained = stages.train(experiment)
-    widths = stages.choose_widths(experiment, trained)
-    selection = stages.search(experiment, trained, widths)
-    cut, recalibrated = stages.cut(experiment, selection)
-    tuned = stages.finetune(experiment, recalibrated, trained)
-    control = stages.control(experiment, trained)
-    return evaluate(experiment, trained, cut, recalibrated, tuned, control)
+    with lock(opened.folder):
+        for stage in (train, sensitivity, search, finetune, control):
+            stage(opened)
+        return evaluate(opened)
 
 
-__all__ = ["Experiment", "prepare", "run"]
+__all__ = [
+    "Experiment", "Stopped", "config_of", "control", "evaluate", "finetune", "open_run", "run",
+    "search", "sensitivity", "status", "train",
+]  # fmt: skip

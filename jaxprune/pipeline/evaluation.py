@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.data import Split
 from jaxprune.graph import Pruned
 from jaxprune.pipeline.experiment import Experiment
-from jaxprune.pipeline.stages import Variables, student
+from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.stages import as_cut, controlled, recalibrated, student, trained, tuned
+from jaxprune.pipeline.training import Variables
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
 from jaxprune.report.progress import track
@@ -25,27 +26,26 @@ from jaxprune.train.network import Network
 _PACKAGES = ("jaxprune", "jax", "flax", "optax", "evosax", "orbax-checkpoint")
 
 
-def evaluate(
-    run: Experiment,
-    baseline: Variables,
-    cut: Pruned,
-    recalibrated: Pruned,
-    tuned: Pruned,
-    control: Variables | None,
-) -> dict[str, Any]:
-    """Reads the test part, once for every network of the run, and writes `summary.json`."""
+@alone
+def evaluate(run: Experiment) -> dict[str, Any]:
+    """Reads the test part, once for every network of the run, and writes `summary.json`.
+
+    Raises:
+      FileNotFoundError: a stage before this one is not finished.
+    """
     config = run.config
-    small = student(run, tuned)
+    baseline, pruned, control = trained(run), tuned(run), controlled(run)
+    small = student(run, pruned)
     networks: dict[str, tuple[Network, Any]] = {
         "baseline_accuracy": (run.network, baseline),
-        "pruned_accuracy_before_finetune": (small, cut.variables),
-        "pruned_accuracy_before_finetune_recalibrated": (small, recalibrated.variables),
-        "pruned_accuracy": (small, tuned.variables),
+        "pruned_accuracy_before_finetune": (small, as_cut(run).variables),
+        "pruned_accuracy_before_finetune_recalibrated": (small, recalibrated(run).variables),
+        "pruned_accuracy": (small, pruned.variables),
     }
     if control is not None:
         networks["control_accuracy"] = (run.network, control)
     with run.stage("evaluate"), track("evaluate", len(networks) + 1, "networks") as advance:
-        test = _first(run.data.test, config.evaluation.images)
+        test = run.data.test.first(config.evaluation.images)
         accuracies = {}
         for name, (network, variables) in networks.items():
             accuracies[name] = accuracy(
@@ -57,15 +57,16 @@ def evaluate(
                 std=run.data.std,
             )
             advance(note=f"{name} {accuracies[name]:.2%}")
-        before, after = _latencies(run, baseline, small, tuned)
+        before, after = _latencies(run, baseline, small, pruned)
         advance()
-    whole, left = run.graph.cost(), run.graph.cost(tuned.widths)
+    whole, left = run.graph.cost(), run.graph.cost(pruned.widths)
     summary: dict[str, Any] = {
         "name": config.name,
         "method": config.method,
+        "schedule": config.schedule.name,
         "seed": config.seed,
         "out": str(run.folder),
-        "test_images": len(test.images),
+        "test_images": len(test),
         **accuracies,
         "params_before": whole.params,
         "params_after": left.params,
@@ -77,7 +78,7 @@ def evaluate(
         "targets": dict(run.budget.factors),
         "slack": json_files.read(run.folder / "sensitivity.json")["slack"],
         "layer_error": _layer_errors(run),
-        "widths": tuned.widths,
+        "widths": pruned.widths,
         "seconds": run.seconds(),
         "versions": {
             "python": platform.python_version(),
@@ -85,13 +86,13 @@ def evaluate(
             "device": jax.devices()[0].device_kind,
         },
     }
-    json_files.write(run.folder / "summary.json", summary)
     _plot_tradeoff(run, summary)
+    json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary
 
 
 def _layer_errors(run: Experiment) -> dict[str, float]:
-    """What the plain search and each option after it reached, the mean over the pruned groups."""
+    """What the plain search and each option after it reached, the mean over the prunable groups."""
     found = json_files.read(run.folder / "search.json")
     steps = {
         "plain search": "errors_plain",
@@ -99,26 +100,22 @@ def _layer_errors(run: Experiment) -> dict[str, float]:
         "refitted": "refit_errors",
     }
     return {
-        step: float(np.mean([found[name][g] for g in run.prunable()]))
+        step: float(np.mean([found[name].get(g, 0.0) for g in run.prunable()]))
         for step, name in steps.items()
         if found.get(name)
     }
 
 
-def _first(split: Split, images: int | None) -> Split:
-    return Split(split.images[:images], split.labels[:images], split.ids[:images])
-
-
 def _latencies(
-    run: Experiment, baseline: Variables, small: Network, tuned: Pruned
+    run: Experiment, baseline: Variables, small: Network, pruned: Pruned
 ) -> tuple[float, float]:
     """Median milliseconds a batch, before and after, measured in turn."""
     config = run.config.evaluation
-    shape = (config.latency_batch, *run.data.train.images.shape[1:])
+    shape = (config.latency_batch, *run.data.input_shape)
     images = jax.random.normal(run.key, shape, jnp.float32)
     calls = [
         _compiled(run.forward, baseline, images),
-        _compiled(lambda v, x: small.eval(v, x, None).logits, tuned.variables, images),
+        _compiled(lambda v, x: small.eval(v, x, None).logits, pruned.variables, images),
     ]
     times: list[list[float]] = [[], []]
     for _ in range(config.latency_repeats):
@@ -161,4 +158,5 @@ def _plot_tradeoff(run: Experiment, summary: dict[str, Any]) -> None:
             point |= {q: summary[f"{q}_{size}"] for q in ("params", "macs")}
             points.append(point | ({"kind": kind} if kind else {}))
     reference = {q: float(summary[f"{q}_before"]) for q in ("params", "macs")}
-    plots.tradeoff(run.folder / "plots" / "tradeoff.png", points, reference)
+    claims = plots.claims(run.config.data.name, run.config.model.name)
+    plots.tradeoff(run.folder / "plots" / "tradeoff.png", points, reference, claims)

@@ -1,12 +1,13 @@
 """What every stage of a run shares: config, data, network, graph and the run folder.
 
-`prepare` makes all of it and finds what is wrong with a config before any long work starts.
+`open_run` makes all of it and finds what is wrong with a config before any long work starts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxprune import config as run_config
 from jaxprune import data, models
@@ -26,7 +28,9 @@ from jaxprune.data import Dataset, Split
 from jaxprune.data.augment import normalize
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import get as get_method
+from jaxprune.methods import sparse_training
 from jaxprune.report import summary as json_files
+from jaxprune.report import tensorboard
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
 
@@ -43,8 +47,10 @@ class Experiment:
       data: the data set.
       network: the unpruned network's functions.
       forward: `(variables, images) → logits`, in evaluation mode: what is traced and pruned.
+      shapes: of the unpruned network's variables.
       graph: of `forward`, traced at a batch of one: costs are per image.
       budget: the config's, with the groups that `groups` leaves whole.
+      penalty: of the unpruned network's training, where the config has one.
     """
 
     config: RunConfig
@@ -53,8 +59,10 @@ class Experiment:
     module: Any
     network: Network
     forward: Callable[[Any, jax.Array], jax.Array]
+    shapes: Any
     graph: ChannelGraph
     budget: Budget
+    penalty: optax.GradientTransformation | None
 
     @property
     def key(self) -> jax.Array:
@@ -118,24 +126,34 @@ class Experiment:
         return self.folder / "metrics.jsonl"
 
 
-def prepare(config: RunConfig) -> Experiment:
+def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     """Checks a config against data, model, method and budget, and opens the run folder.
 
+    Args:
+      config: of the run; or the folder of an earlier one, which may have been moved since.
+
     Raises:
+      FileNotFoundError: a folder without a run.
       ValueError: an unknown name, a target that cannot be met, a pattern that matches nothing,
         labels out of range, a run folder that belongs to another config.
       OSError: a run folder that cannot be written.
     """
+    if not isinstance(config, RunConfig):
+        config = config_of(config)
     get_method(config.method)
     get_method(config.sensitivity.criterion)
+    if config.tensorboard:
+        tensorboard.require()
     dataset = data.load(
         config.data.name,
         data_dir=config.data.data_dir,
         heldout=config.data.heldout,
         seed=config.data.heldout_seed,
+        image_size=config.data.image_size,
+        workers=config.data.workers,
     )
-    for training in (config.train, config.finetune):
-        total_steps(training, len(dataset.train.images))
+    for training in (config.train, config.finetune, config.schedule.retrain):
+        total_steps(training, len(dataset.train))
     shape = dataset.input_shape
     module = models.build(
         config.model.name,
@@ -156,8 +174,36 @@ def prepare(config: RunConfig) -> Experiment:
     if config.groups == "inner":
         budget = _leave_whole(budget, spanning_groups(graph))
     budget.require_feasible(graph)
+    steps = total_steps(config.train, len(dataset.train))
+    penalty = sparse_training.build(config.sparsity, graph, steps)
+    if penalty is not None:
+        jax.eval_shape(penalty.init, shapes["params"])
     folder = _open_folder(config)
-    return Experiment(config, folder, dataset, module, network, forward, graph, budget)
+    return Experiment(
+        config, folder, dataset, module, network, forward, shapes, graph, budget, penalty
+    )
+
+
+def config_of(folder: str | os.PathLike[str]) -> RunConfig:
+    """The config of the run in a folder, wherever the folder is now.
+
+    Raises:
+      FileNotFoundError: there is no run.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run: it has no config.json; `jaxprune run CONFIG` or "
+            "`jaxprune train CONFIG` begins one"
+        )
+    return dataclasses.replace(run_config.load(path), out=str(folder))
+
+
+def missing(run: Experiment, what: str, command: str) -> FileNotFoundError:
+    """The error of a stage that finds nothing of the one before it."""
+    return FileNotFoundError(
+        f"{run.folder} does not have {what} yet: run `jaxprune {command} {run.folder}` first"
+    )
 
 
 def spanning_groups(graph: ChannelGraph) -> list[str]:
@@ -177,7 +223,12 @@ def _leave_whole(budget: Budget, groups: list[str]) -> Budget:
 
 def _open_folder(config: RunConfig) -> Path:
     folder = config.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be made a run folder ({error.strerror}); choose another with --out"
+        ) from error
     path = folder / "config.json"
     if path.exists():
         before = run_config.load(path)

@@ -1,4 +1,7 @@
-"""The stages of a run. Each reads what the one before left in the folder and leaves its own."""
+"""The stages of a run. Each reads what the ones before left in the folder and leaves its own.
+
+A stage that is finished is read, not run again, and one that was interrupted goes on.
+"""
 
 from __future__ import annotations
 
@@ -14,104 +17,62 @@ import numpy as np
 
 from jaxprune import models
 from jaxprune.budget import Curves, allocate
-from jaxprune.checkpoint import Checkpoints, restore_tree, save, save_tree
+from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
-from jaxprune.masks import Masks
+from jaxprune.masks import Masks, zeroed
 from jaxprune.methods import get as get_method
 from jaxprune.methods.contract import Selection, accuracy, cross_entropy
 from jaxprune.methods.widths import greedy_chooser
-from jaxprune.pipeline.experiment import Experiment
+from jaxprune.pipeline import schedule
+from jaxprune.pipeline import training as trainings
+from jaxprune.pipeline.experiment import Experiment, missing
+from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.training import Training, Variables, finished, latest, train_until
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
 from jaxprune.report.encode import plain
-from jaxprune.report.metrics import MetricsWriter, drop_from
 from jaxprune.report.progress import track
-from jaxprune.statistics import grams, sensitivity
+from jaxprune.statistics import grams
+from jaxprune.statistics import sensitivity as measure_sensitivity
 from jaxprune.statistics.sensitivity import Chooser
 from jaxprune.train.batchnorm import recalibrate
-from jaxprune.train.loop import fit
-from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
-from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
-
-Variables = dict[str, Any]
+from jaxprune.train.state import TrainState
 
 
+@alone
 def train(run: Experiment) -> Variables:
-    """Trains the unpruned network; checkpoints in `train/`."""
-    shape = run.data.input_shape
-    fresh = models.init(run.module, shape, jax.random.fold_in(run.key, 0))
-    return _fit(run, "train", run.network, fresh, run.config.train)
+    """Trains the unpruned network; it is in `checkpoints/train` then."""
+    return trainings.train(run, _pretraining(run), lambda: _fresh(run))
 
 
-def _fit(
-    run: Experiment,
-    stage: str,
-    network: Network,
-    variables: Variables,
-    config: TrainConfig,
-    teacher: tuple[Network, Variables] | None = None,
-    distill: DistillConfig | None = None,
-) -> Variables:
-    """Trains from `variables`, or from where an interrupted stage was."""
-    split = run.data.train
-    steps = total_steps(config, len(split.images))
-    with Checkpoints(run.folder / "checkpoints" / stage) as checkpoints:
-        start = initial_state(variables, config)
-        if checkpoints.latest() is not None:
-            start = checkpoints.restore(start)
-        done = int(start.step)
-        if done == steps:
-            return start.variables
-        drop_from(run.metrics_path, stage, done)
-        with (
-            MetricsWriter(run.metrics_path) as metrics,
-            run.stage(stage),
-            track(stage, steps) as advance,
-        ):
-            advance(done)
+def trained(run: Experiment) -> Variables:
+    """The unpruned network that `train` left.
 
-            def on_chunk(state: TrainState, chunk: Any) -> None:
-                for i, step in enumerate(chunk.steps.tolist()):
-                    record = {name: float(values[i]) for name, values in chunk.metrics.items()}
-                    metrics.write(stage=stage, step=step, **record)
-                loss = float(chunk.metrics["loss"][-1])
-                advance(len(chunk.steps), note=f"loss {loss:.3f}")
-                if chunk.ends_epoch and chunk.done < chunk.total and _due(chunk):
-                    checkpoints.save(chunk.done, state)
-
-            state = fit(
-                network,
-                variables,
-                split,
-                config,
-                seed=run.config.seed,
-                teacher=teacher,
-                distill=distill,
-                on_chunk=on_chunk,
-                state=start,
-                mean=run.data.mean,
-                std=run.data.std,
-            )
-            checkpoints.save(steps, state)
-    return state.variables
+    Raises:
+      FileNotFoundError: it has not, or not to its end.
+    """
+    return finished(run, _pretraining(run), run.shapes, "train")
 
 
-def _due(chunk: Any, parts: int = 10) -> bool:
-    """Whether an epoch's end passes another tenth of the training: ten checkpoints are enough."""
-    per_epoch = chunk.done / chunk.epoch
-    before = chunk.done - per_epoch
-    return int(chunk.done * parts / chunk.total) > int(before * parts / chunk.total)
+def _pretraining(run: Experiment) -> Training:
+    return Training("train", run.network, run.config.train, regularizer=run.penalty)
 
 
-def choose_widths(run: Experiment, variables: Variables) -> dict[str, int]:
+def _fresh(run: Experiment) -> Variables:
+    return models.init(run.module, run.data.input_shape, jax.random.fold_in(run.key, 0))
+
+
+@alone
+def sensitivity(run: Experiment) -> dict[str, int]:
     """Sensitivity on the held-out images, then the width of every group; `sensitivity.json`."""
     path = run.folder / "sensitivity.json"
     config = run.config
     if not path.exists():
+        variables = trained(run)
         with run.stage("sensitivity"):
             needless = config.allocation == "proportional"
-            curves = None if needless else _measure_sensitivity(run, variables)
+            curves = None if needless else _measured(run, variables)
             allocation = allocate(curves, run.graph, run.budget, config.allocation)
             record = {"widths": allocation.widths, "slack": allocation.slack}
             if curves is not None:
@@ -128,7 +89,14 @@ def choose_widths(run: Experiment, variables: Variables) -> dict[str, int]:
     return record["widths"]
 
 
-def _measure_sensitivity(run: Experiment, variables: Variables) -> Curves:
+def _sensitivity_record(run: Experiment) -> dict[str, Any]:
+    path = run.folder / "sensitivity.json"
+    if not path.exists():
+        raise missing(run, path.name, "sensitivity")
+    return json_files.read(path)
+
+
+def _measured(run: Experiment, variables: Variables) -> Curves:
     config, statistics = run.config.sensitivity, run.config.statistics
     batches = run.heldout(config.images, config.batch_size)
     calibration = run.calibration(statistics.images, statistics.batch_size)
@@ -141,7 +109,7 @@ def _measure_sensitivity(run: Experiment, variables: Variables) -> Curves:
         choose = functools.partial(_masks, run, config.criterion, variables, calibration, key)
 
     with track("sensitivity", len(batches), "batches") as advance:
-        return sensitivity(
+        return measure_sensitivity(
             run.graph,
             run.forward,
             variables,
@@ -182,27 +150,118 @@ def _select(
     return method(run.graph, run.forward, variables, batches, widths, cross_entropy, accuracy, key)
 
 
-def search(run: Experiment, variables: Variables, widths: Mapping[str, int]) -> Selection:
-    """Chooses the channels by the config's method; `selection/` and `search.json`."""
+@alone
+def search(run: Experiment) -> Selection:
+    """Chooses the channels by the config's method and schedule; `selection/` and `search.json`."""
     folder, path = run.folder / "selection", run.folder / "search.json"
     if not path.exists():
-        statistics = run.config.statistics
-        batches = run.calibration(statistics.images, statistics.batch_size)
-        with run.stage("search"), track("search", len(widths), "groups") as advance:
-            key = jax.random.fold_in(run.key, 2)
-            selection = _select(run, run.config.method, variables, batches, key, widths)
-            advance(len(widths))
+        selection = _scheduled(run, trained(run))
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
         json_files.write(path, plain(dict(selection.details)))
-    like = {"masks": run.graph.full_masks(), "variables": variables}
-    stored = restore_tree(folder, like)
-    details = json_files.read(path)
-    if details.get("history"):
-        history = {n: np.array(details["history"][n]) for n in run.prunable()}
-        plots.convergence(run.folder / "plots" / "convergence.png", history)
+    chosen = selected(run)
+    if history := chosen.details.get("history"):
+        courses = {n: np.array(history[n]) for n in run.prunable() if n in history}
+        plots.convergence(run.folder / "plots" / "convergence.png", courses)
     sizes = {name: group.size for name, group in run.graph.groups.items()}
-    plots.kept_channels(run.folder / "plots" / "kept_channels.png", dict(widths), sizes)
-    return Selection(stored["masks"], stored["variables"], details)
+    widths = run.graph.widths(chosen.masks)
+    plots.kept_channels(run.folder / "plots" / "kept_channels.png", widths, sizes)
+    return chosen
+
+
+def selected(run: Experiment) -> Selection:
+    """What `search` left.
+
+    Raises:
+      FileNotFoundError: it has not.
+    """
+    path = run.folder / "search.json"
+    if not path.exists():
+        raise missing(run, path.name, "search")
+    like = {"masks": run.graph.full_masks(), "variables": run.shapes}
+    stored = restore_tree(run.folder / "selection", like)
+    return Selection(stored["masks"], stored["variables"], json_files.read(path))
+
+
+def _scheduled(run: Experiment, variables: Variables) -> Selection:
+    """The rounds of the schedule: search, then train under the masks, until all are narrow."""
+    config = run.config.schedule
+    record = _sensitivity_record(run)
+    curves = None
+    if "kept" in record:
+        curves = Curves(
+            np.array(record["kept"]),
+            **{c: {n: np.array(y) for n, y in record[c].items()} for c in ("loss", "accuracy")},
+        )
+    plan = schedule.rounds(
+        config, run.graph, run.budget, record["widths"], curves, run.config.allocation
+    )
+    masks: Masks = run.graph.full_masks()
+    if config.name == "joint":
+        return _one_round(run, variables, masks, plan[0], 0, 1)
+
+    network = schedule.masked_network(run.graph, run.network)
+    whole = dataclasses.replace(config.retrain, epochs=config.retrain.epochs * len(plan))
+    teacher = (run.network, variables)
+    training = Training("retrain", network, whole, teacher, run.config.distill)
+    steps = np.rint(np.linspace(0, training.steps(run), len(plan) + 1)).astype(int).tolist()
+    notes = run.folder / "rounds.json"
+    details: list[dict[str, Any]] = json_files.read(notes)["rounds"] if notes.exists() else []
+
+    state = latest(run, training, schedule.with_masks(variables, masks))
+    if state is None:
+        state = training.begin(schedule.with_masks(variables, masks))
+    for i, widths in enumerate(plan):
+        done = int(state.step)
+        if done >= steps[i + 1]:
+            continue
+        if done == steps[i]:
+            dense, masks = schedule.split_masks(state.variables)
+            chosen = _one_round(run, dense, masks, widths, i, len(plan))
+            details = [*details[:i], dict(plain(dict(chosen.details)))]
+            json_files.write(notes, {"rounds": details})
+            fresh = schedule.with_masks(chosen.variables, chosen.masks)
+            state = _with_variables(state, fresh)
+        state = train_until(run, training, state, steps[i + 1])
+    dense, masks = schedule.split_masks(state.variables)
+    return Selection(masks, dense, _merged(details))
+
+
+def _one_round(
+    run: Experiment, variables: Variables, masks: Masks, widths: Mapping[str, int], i: int, n: int
+) -> Selection:
+    """Narrows the network under the masks to the widths, by what is left of it."""
+    statistics = run.config.statistics
+    batches = run.calibration(statistics.images, statistics.batch_size)
+    left = run.graph.widths(masks)
+    sizes = {name: group.size for name, group in run.graph.groups.items()}
+    # A group that keeps what it has needs no choice, so the method is told to keep all of it; but
+    # where every round narrows nearly all groups, the search is compiled once for all of them.
+    every = run.config.schedule.name == "gradual"
+    wanted = {n: w if w < left[n] or (every and i) else sizes[n] for n, w in widths.items()}
+    narrowing = sum(wanted[name] < sizes[name] for name in wanted)
+    title = "search" if n == 1 else f"search {i + 1}/{n}"
+    with run.stage("search"), track(title, narrowing, "groups") as advance:
+        # One key for all rounds: a group's search is its own, whichever round it is in.
+        key = jax.random.fold_in(run.key, 2)
+        dense = zeroed(run.graph, variables, masks)
+        chosen = _select(run, run.config.method, dense, batches, key, wanted)
+        advance(narrowing)
+    return chosen._replace(masks=schedule.narrowed(masks, chosen.masks, widths))
+
+
+def _with_variables(state: TrainState, variables: Variables) -> TrainState:
+    beside = {name: tree for name, tree in variables.items() if name != "params"}
+    return dataclasses.replace(state, params=variables["params"], state=beside)
+
+
+def _merged(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of all rounds: what the last round to narrow a group says of it."""
+    merged: dict[str, Any] = {}
+    for record in details:
+        for name, value in record.items():
+            by_group = isinstance(value, dict)
+            merged[name] = {**merged.get(name, {}), **value} if by_group else value
+    return merged
 
 
 def _replace_tree(folder: Path, tree: Any) -> None:
@@ -211,9 +270,18 @@ def _replace_tree(folder: Path, tree: Any) -> None:
     save_tree(folder, tree)
 
 
-def cut(run: Experiment, selection: Selection) -> tuple[Pruned, Pruned]:
-    """Slices, and takes the BatchNorm statistics anew: the network as cut, and recalibrated."""
-    pruned = run.graph.slice(selection.variables, selection.masks)
+def as_cut(run: Experiment) -> Pruned:
+    """The network as `search` cut it, with the BatchNorm statistics that it had."""
+    chosen = selected(run)
+    return run.graph.slice(chosen.variables, chosen.masks)
+
+
+def recalibrated(run: Experiment) -> Pruned:
+    """The network as cut, with its BatchNorm statistics taken anew; in `cut/` from then on."""
+    folder = run.folder / "cut"
+    if folder.exists():
+        return load(folder)
+    pruned = as_cut(run)
     config = run.config.recalibration
     with run.stage("recalibration"):
         variables = recalibrate(
@@ -224,7 +292,8 @@ def cut(run: Experiment, selection: Selection) -> tuple[Pruned, Pruned]:
             mean=run.data.mean,
             std=run.data.std,
         )
-    return pruned, dataclasses.replace(pruned, variables=variables)
+    save(folder, dataclasses.replace(pruned, variables=variables))
+    return load(folder)
 
 
 def student(run: Experiment, pruned: Pruned) -> Network:
@@ -232,36 +301,70 @@ def student(run: Experiment, pruned: Pruned) -> Network:
     return Network(pruned.wrap(run.network.train), pruned.wrap(run.network.eval))
 
 
-def finetune(run: Experiment, pruned: Pruned, teacher: Variables) -> Pruned:
+@alone
+def finetune(run: Experiment) -> Pruned:
     """Trains the pruned network with the unpruned one as its teacher; the result in `pruned/`."""
-    network = student(run, pruned)
-    variables = _fit(
-        run,
-        "finetune",
-        network,
-        pruned.variables,
-        run.config.finetune,
-        (run.network, teacher),
-        run.config.distill,
-    )
-    tuned = dataclasses.replace(pruned, variables=variables)
-    save(run.folder / "pruned", tuned)
-    return tuned
+    folder = run.folder / "pruned"
+    if not folder.exists():
+        pruned = recalibrated(run)
+        training = _finetuning(run, "finetune", student(run, pruned), trained(run))
+        variables = trainings.train(run, training, lambda: pruned.variables)
+        save(folder, dataclasses.replace(pruned, variables=variables))
+    return tuned(run)
 
 
-def control(run: Experiment, teacher: Variables) -> Variables | None:
-    """The unpruned network with the same extra training and the same distillation."""
+def tuned(run: Experiment) -> Pruned:
+    """What `finetune` left.
+
+    Raises:
+      FileNotFoundError: it has not.
+    """
+    if not (run.folder / "pruned").exists():
+        raise missing(run, "pruned", "finetune")
+    return load(run.folder / "pruned")
+
+
+@alone
+def control(run: Experiment) -> Variables | None:
+    """The unpruned network with the same extra training and the same distillation, if asked for.
+
+    With a schedule that trains between its rounds, the control trains as long as both together.
+    """
     if not run.config.control:
         return None
-    return _fit(
-        run,
-        "control",
-        run.network,
-        teacher,
-        run.config.finetune,
-        (run.network, teacher),
-        run.config.distill,
-    )
+    start = trained(run)
+    return trainings.train(run, _control(run, start), lambda: start)
 
 
-__all__ = ["choose_widths", "control", "cut", "finetune", "search", "student", "train"]
+def controlled(run: Experiment) -> Variables | None:
+    """What `control` left, if it was asked for.
+
+    Raises:
+      FileNotFoundError: it has not, or not to its end.
+    """
+    if not run.config.control:
+        return None
+    return finished(run, _control(run, trained(run)), run.shapes, "finetune")
+
+
+def _control(run: Experiment, start: Variables) -> Training:
+    training = _finetuning(run, "control", run.network, start)
+    extra = 0.0
+    if run.config.schedule.name != "joint":
+        record = _sensitivity_record(run)["widths"]
+        groups = sum(record[n] < group.size for n, group in run.graph.groups.items())
+        count = groups if run.config.schedule.name == "layerwise" else run.config.schedule.rounds
+        extra = run.config.schedule.retrain.epochs * count
+    longer = dataclasses.replace(training.config, epochs=training.config.epochs + extra)
+    return dataclasses.replace(training, config=longer)
+
+
+def _finetuning(run: Experiment, stage: str, network: Network, teacher: Variables) -> Training:
+    guide = (run.network, teacher)
+    return Training(stage, network, run.config.finetune, guide, run.config.distill)
+
+
+__all__ = [
+    "as_cut", "control", "controlled", "finetune", "recalibrated", "search", "selected",
+    "sensitivity", "student", "train", "trained", "tuned",
+]  # fmt: skip

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxprune.report import files
 from jaxprune.report.encode import plain
 
 
@@ -28,13 +29,20 @@ class MetricsWriter:
         self._file.truncate(_complete(self._file))
 
     def write(self, **record: Any) -> None:
-        """Appends one record; values may be NumPy or JAX scalars, a non-finite one becomes null."""
-        self._file.write(_line(record))
-        self._file.flush()
+        """Appends one record; values may be NumPy or JAX scalars, a non-finite one becomes null.
+
+        Raises:
+          OSError: the disk is full; the torn line is cut off when the file is opened again.
+        """
+        line = _line(record)
+        with files.naming(self.path):
+            self._file.write(line)
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with files.naming(self.path):
+            self._file.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -76,9 +84,7 @@ def drop_from(path: str | os.PathLike[str], stage: str, step: int) -> None:
     records = read(path)
     kept = [r for r in records if not (r.get("stage") == stage and r.get("step", -1) >= step)]
     if len(kept) < len(records):
-        neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        neighbour.write_bytes(b"".join(_line(record) for record in kept))
-        os.replace(neighbour, path)
+        files.replace(path, b"".join(_line(record) for record in kept))
 
 
 def _line(record: Any) -> bytes:

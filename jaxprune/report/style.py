@@ -6,10 +6,10 @@ settings of the user's own notebook stay as they are.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from jaxprune.report import files
 
 INK = "#22303c"
 SOFT = "#7b8794"
@@ -53,8 +55,6 @@ def figure(
     path: str | os.PathLike[str], size: tuple[float, float], title: str, subtitle: str = ""
 ) -> Iterator[Figure]:
     """A figure of `size` inches with a headline, saved as a PNG at `path` when the block ends."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_SETTINGS):
         # Inches to fractions of the height: the headline keeps its size on a figure of any height.
         height = size[1]
@@ -67,7 +67,9 @@ def figure(
         drawing.text(left, 1 - 0.12 / height, title, fontsize=13, weight="bold", va="top")
         drawing.text(left, 1 - 0.37 / height, subtitle, fontsize=9.5, color=SOFT, va="top")
         yield drawing
-        drawing.savefig(path, format="png")
+        image = io.BytesIO()
+        drawing.savefig(image, format="png")
+    files.replace(path, image.getvalue())
 
 
 def multiples(

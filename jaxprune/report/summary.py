@@ -8,33 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxprune.report import files
 from jaxprune.report.encode import plain
 
 
 def write(path: str | os.PathLike[str], summary: Mapping[str, Any]) -> None:
     """Writes a summary (or any other JSON document of a run) atomically.
 
-    A reader sees the old file or the new one: the text goes to a neighbour in the same folder,
-    reaches the disk, and takes the name in one step.
-
     Args:
       path: the file; its folder is made where there is none.
       summary: accuracies are fractions of the test images, parameters and MACs counts, `latency_*`
         milliseconds a batch, `seconds` a mapping from stage to wall time.
+
+    Raises:
+      OSError: it cannot be written, naming the path; what was there stays.
+      TypeError: a value that has no form in JSON.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(summary), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with neighbour.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
-    except BaseException:
-        neighbour.unlink(missing_ok=True)
-        raise
+    files.replace(path, text.encode())
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from jaxprune.report.progress import duration
 
-# The ladder of accuracies, in the order in which a run comes by them.
-_ACCURACIES = {
+ACCURACIES = {
     "baseline_accuracy": "unpruned",
     "control_accuracy": "unpruned, trained on like the pruned one",
     "pruned_accuracy_before_finetune": "pruned, as cut",
     "pruned_accuracy_before_finetune_recalibrated": "pruned, BatchNorm statistics anew",
     "pruned_accuracy": "pruned, fine-tuned",
 }
+"""The accuracies of a summary and what they are called, in the order in which a run gets them."""
 _COSTS = {"params": "parameters", "macs": "MACs per image", "latency": "latency per batch"}
 _WIDTH = 78
 
@@ -54,8 +54,8 @@ def _title(summary: Mapping[str, Any]) -> Text:
 
 def _accuracies(summary: Mapping[str, Any]) -> Table:
     """Every accuracy, and how far it lies from the unpruned network and from the control."""
-    table = _table("test accuracy", "", "to unpruned", "to control")
-    for key, label in _ACCURACIES.items():
+    table = columns("test accuracy", "", "to unpruned", "to control")
+    for key, label in ACCURACIES.items():
         value = summary.get(key)
         if value is None:
             continue
@@ -73,7 +73,7 @@ def _accuracies(summary: Mapping[str, Any]) -> Table:
 def _costs(summary: Mapping[str, Any]) -> Table:
     """Parameters, MACs and latency before and after, the factor between them and its target."""
     targets, slack = summary.get("targets") or {}, summary.get("slack") or {}
-    table = _table("cost", "before", "after", "factor", "target" if targets else "")
+    table = columns("cost", "before", "after", "factor", "target" if targets else "")
     for key, label in _COSTS.items():
         unit = "_ms" if key == "latency" else ""
         before, after = summary.get(f"{key}_before{unit}"), summary.get(f"{key}_after{unit}")
@@ -92,7 +92,7 @@ def _costs(summary: Mapping[str, Any]) -> Table:
 
 def _errors(errors: Mapping[str, float]) -> Table:
     """The share of their output that the layers lose, after the search and each option of it."""
-    table = _table("layer error, mean of the groups", "")
+    table = columns("layer error, mean of the groups", "")
     for step, error in errors.items():
         table.add_row(step, f"{error:.4f}")
     return table
@@ -101,7 +101,7 @@ def _errors(errors: Mapping[str, float]) -> Table:
 def _seconds(seconds: Mapping[str, float]) -> Table:
     """The wall time of each stage, with its share as a bar."""
     total = seconds.get("total", sum(seconds.values()))
-    table = _table("stage", "time")
+    table = columns("stage", "time")
     for stage, value in seconds.items():
         if stage != "total":
             bar = Text("▪" * round(40 * value / total) if total else "", style="cyan")
@@ -110,9 +110,9 @@ def _seconds(seconds: Mapping[str, float]) -> Table:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
-    """A table of the common width: words to the left, figures to the right."""
-    table = Table(box=box.SIMPLE_HEAD, width=_WIDTH, header_style="cyan")
+def columns(first: str, *others: str, width: int | None = _WIDTH) -> Table:
+    """A table of the common look: words to the left, figures to the right."""
+    table = Table(box=box.SIMPLE_HEAD, width=width, header_style="cyan")
     table.pad_edge = table.show_edge = False
     table.add_column(first, ratio=1)
     for column in others:

@@ -54,6 +54,7 @@ def grams(
     batches: Batches,
     key: jax.Array,
     *,
+    groups: Sequence[str] | None = None,
     masks: Mapping[str, Any] | None = None,
     positions: int | None = 16,
     weighting: Weighting = "energy",
@@ -66,6 +67,7 @@ def grams(
       variables: the dense variables.
       batches: calibration batches.
       key: draws the output positions.
+      groups: whose matrices are computed, all by default; whichever they are, one program serves.
       masks: statistics of the network under these masks; of the dense one by default.
       positions: output positions drawn per image and consumer; None takes all.
       weighting: `energy` divides each consumer's matrix by the mean square norm of its output, so
@@ -75,25 +77,21 @@ def grams(
       ValueError: no batches, or activations that are not finite.
     """
     first(batches)
-
-    @jax.jit
-    def accumulate(variables: Any, inputs: Any, key: jax.Array) -> Any:
-        layers = layers_of(graph, fn, variables, inputs, key, masks, positions)
-        images = count_of(inputs)
-        return {
-            group: [(_collapse(layer) * images, layer.energy * images) for layer in read]
-            for group, read in layers.items()
-        }
-
+    groups = tuple(graph.groups) if groups is None else tuple(groups)
+    wanted = {name: name in groups for name in graph.groups}
+    masks = None if masks is None else dict(masks)
+    accumulate = _accumulator(graph, fn, positions)
     total: Any = None
     count = 0
     for i, batch in enumerate(batches):
-        part = accumulate(variables, inputs_of(batch), jax.random.fold_in(key, i))
+        inputs = inputs_of(batch)
+        part = accumulate(variables, inputs, jax.random.fold_in(key, i), masks, wanted)
+        part = {name: part[name] for name in groups if name in part}
         part = jax.tree.map(lambda a: np.asarray(a, np.float64), part)
         total = part if total is None else jax.tree.map(np.add, total, part)
-        count += count_of(inputs_of(batch))
+        count += count_of(inputs)
     result = {}
-    for group in graph.groups:
+    for group in groups:
         matrices = [
             g / (max(energy, np.finfo(float).tiny) if weighting == "energy" else count)
             for g, energy in total.get(group, [])
@@ -106,6 +104,38 @@ def grams(
         if not np.isfinite(result[group]).all():
             raise ValueError(f"the activations that readers of {group} see are not finite")
     return result
+
+
+@functools.lru_cache(maxsize=4)
+def _accumulator(
+    graph: ChannelGraph, fn: Callable[..., Any], positions: int | None
+) -> Callable[..., Any]:
+    """Cached, so that a network that is pruned in many rounds compiles once; few, to be freed."""
+
+    @jax.jit
+    def accumulate(
+        variables: Any, inputs: Any, key: jax.Array, masks: Any, wanted: dict[str, Any]
+    ) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
+        layers = layers_of(graph, fn, variables, inputs, key, masks, positions)
+        images = count_of(inputs)
+
+        def matrix(group: str, layer: Layer) -> jax.Array:
+            units = graph.groups[group].size
+            return if_wanted(wanted[group], lambda: _collapse(layer), (units, units))
+
+        return {
+            group: [(matrix(group, layer) * images, layer.energy * images) for layer in read]
+            for group, read in layers.items()
+        }
+
+    return accumulate
+
+
+def if_wanted(
+    wanted: jax.Array, compute: Callable[[], jax.Array], shape: tuple[int, ...]
+) -> jax.Array:
+    """What `compute` gives, float32 of `shape`, or zeros without the work; `wanted` is data."""
+    return lax.cond(wanted, compute, lambda: jnp.zeros(shape, jnp.float32))
 
 
 def layers_of(

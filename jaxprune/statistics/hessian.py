@@ -7,8 +7,9 @@ Gram matrix is enough (`gram.py`).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jax import lax
 
 from jaxprune.graph import ChannelGraph, Consumer, paths
 from jaxprune.statistics.batches import Batches, first, inputs_of
-from jaxprune.statistics.gram import layers_of, places_of
+from jaxprune.statistics.gram import if_wanted, layers_of, places_of
 
 
 class LayerHessian(NamedTuple):
@@ -44,28 +45,19 @@ def hessians(
     batches: Batches,
     key: jax.Array,
     *,
+    groups: Sequence[str] | None = None,
     positions: int | None = 16,
 ) -> dict[str, list[LayerHessian]]:
     """Per group the Hessian of each of its consumers; the arguments are those of `grams`."""
     first(batches)
-    consumers: dict[str, Consumer] = {}
-
-    @jax.jit
-    def accumulate(variables: Any, inputs: Any, key: jax.Array) -> Any:
-        found = layers_of(graph, fn, variables, inputs, key, positions=positions, seen=consumers)
-        parts = {}
-        for group, layers in found.items():
-            for layer in layers:
-                x = layer.inputs.reshape(len(layer.inputs), -1)
-                hessian = jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST) / len(x)
-                kernel = layer.kernel.reshape(x.shape[1], -1).T
-                parts.setdefault(group, []).append((layer.name, hessian, kernel, layer.energy))
-        return {g: {n: rest for n, *rest in layers} for g, layers in parts.items()}
-
+    groups = tuple(graph.groups) if groups is None else tuple(groups)
+    wanted = {name: name in groups for name in graph.groups}
+    accumulate, consumers = _accumulator(graph, fn, positions)
     total: Any = None
     count = 0
     for i, batch in enumerate(batches):
-        part = accumulate(variables, inputs_of(batch), jax.random.fold_in(key, i))
+        part = accumulate(variables, inputs_of(batch), jax.random.fold_in(key, i), wanted)
+        part = {name: part[name] for name in groups if name in part}
         total = part if total is None else jax.tree.map(jnp.add, total, part)
         count += 1
     return {
@@ -75,6 +67,37 @@ def hessians(
         ]
         for group, layers in total.items()
     }
+
+
+@functools.lru_cache(maxsize=4)
+def _accumulator(
+    graph: ChannelGraph, fn: Callable[..., Any], positions: int | None
+) -> tuple[Callable[..., Any], dict[str, Consumer]]:
+    """The compiled pass over one batch, and the consumers, known after its first call.
+
+    Cached, so that a network that is pruned in many rounds compiles once; few, to be freed.
+    """
+    consumers: dict[str, Consumer] = {}
+
+    @jax.jit
+    def accumulate(variables: Any, inputs: Any, key: jax.Array, wanted: dict[str, Any]) -> Any:
+        found = layers_of(graph, fn, variables, inputs, key, positions=positions, seen=consumers)
+        parts: dict[str, dict[str, Any]] = {}
+        for group, layers in found.items():
+            for layer in layers:
+                x = layer.inputs.reshape(len(layer.inputs), -1)
+                hessian = if_wanted(
+                    wanted[group], functools.partial(_second_moment, x), (x.shape[1], x.shape[1])
+                )
+                kernel = layer.kernel.reshape(x.shape[1], -1).T
+                parts.setdefault(group, {})[layer.name] = (hessian, kernel, layer.energy)
+        return parts
+
+    return accumulate, consumers
+
+
+def _second_moment(x: jax.Array) -> jax.Array:
+    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST) / len(x)
 
 
 def with_kernel(

@@ -1,17 +1,20 @@
-"""A run that is killed goes on with the same command and ends in the same result."""
+"""A run that is killed, stopped, or out of disk goes on with the same command to the same end."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
+import resource
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune import pipeline
 from jaxprune.report import metrics
 
 CONFIG = """
@@ -25,7 +28,7 @@ training = TrainConfig(epochs=8, batch_size=128, crop_padding=1, flip=False)
 config = RunConfig(
     model=ModelConfig(name="vgg_small", widths=widths),
     train=training,
-    sensitivity=SensitivityConfig(kept=(0.25, 0.5), images=100, batch_size=100),
+    allocation="proportional",
     budget=Budget("params/3"),
     statistics=StatisticsConfig(images=64, batch_size=32),
     search=SearchConfig(population=16, generations=8),
@@ -37,53 +40,95 @@ config = RunConfig(
 """
 
 
-def start(config, out):
-    command = [sys.executable, "-m", "jaxprune", "run", str(config), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def lines(out):
-    path = out / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
+def start(tmp_path_factory):
+    """Starts `jaxprune run` into a folder; what one process compiles the next ones find."""
+    folder = tmp_path_factory.mktemp("killed")
     config = folder / "config.py"
     config.write_text(CONFIG)
-    process = start(config, folder / "run")
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(out):
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxprune", "run", str(config), "--out", str(out)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def ended(process) -> tuple[int, str]:
+    """The exit code and the last line of the errors."""
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
-    return config, folder / "run"
+    lines = errors.strip().splitlines()
+    return process.returncode, lines[-1] if lines else ""
 
 
-def test_killed_in_both_trainings(undisturbed, tmp_path):
-    config, reference = undisturbed
-    steps = lines(reference) // 2
-    out = tmp_path / "run"
-    for until in (steps // 2, steps + steps // 2):  # while it trains, while it fine-tunes
-        process = start(config, out)
-        deadline = time.monotonic() + 300
-        while lines(out) < until and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert process.poll() is None, "it ended before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (out / "summary.json").exists()
-    process = start(config, out)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()
+def wait_for_lines(process, out, count):
+    path, deadline = out / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"it ended before it could be stopped: {process.stderr.read()}")
 
+
+def stages(out):
+    return {stage.name: stage for stage in pipeline.status(out).stages}
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
+def test_whatever_stops_it_it_ends_with_the_same_bits(start, tmp_path):
+    reference, out = tmp_path / "undisturbed", tmp_path / "run"
+    undisturbed = start(reference)
+    assert ended(undisturbed)[0] == 0
+    steps = stages(reference)["train"].steps
+    assert steps == 64
+
+    # A disk that is full at the first checkpoint.
+    process = start(out)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8_000, 8_000))
+    code, line = ended(process)
+    assert code == 2 and "make room" in line and "checkpoints/train/" in line
+    opened = pipeline.open_run(out)
+    assert pipeline.status(out).next == f"jaxprune train {out}"
+
+    # SIGTERM while it trains. As long as it does, nobody else may work there.
+    process = start(out)
+    wait_for_lines(process, out, steps // 3)
+    with pytest.raises(ValueError, match=f"another process, {process.pid}, is at work"):
+        pipeline.train(opened)
+    assert pipeline.status(out).process == process.pid
+    process.terminate()
+    code, line = ended(process)
+    assert code == 143 and "of 64 of train; the same command goes on" in line
+    at = stages(out)["train"]
+    assert at.state == "begun" and f"stopped at step {at.step} of" in line
+    assert (out / "checkpoints" / "train" / str(at.step)).exists()
+    assert pipeline.status(out).process is None
+
+    # SIGKILL while it fine-tunes.
+    process = start(out)
+    wait_for_lines(process, out, steps + steps // 2)
+    process.kill()
+    process.communicate()
+    assert not (out / "summary.json").exists()
+    assert stages(out)["finetune"].state == "begun"
+
+    assert ended(start(out))[0] == 0
+    assert pipeline.status(out).next is None
     before, after = (json.loads((d / "summary.json").read_text()) for d in (reference, out))
-    same = ("widths", "layer_error", "params_after", "macs_after")
-    for name in (
-        *same,
-        *(n for n in before if n.endswith(("accuracy", "finetune", "recalibrated"))),
-    ):
-        assert before[name] == after[name], name
-    kept = [
-        {n: i.tolist() for n, i in jp.load(d / "pruned").indices.items()} for d in (reference, out)
-    ]
-    assert kept[0] == kept[1]
+    measured = ("out", "seconds", "latency_before_ms", "latency_after_ms")
+    for name in before.keys() | after.keys():
+        assert name in measured or before[name] == after[name], name
     assert metrics.read(out / "metrics.jsonl") == metrics.read(reference / "metrics.jsonl")
+    first, second = (jp.load(d / "pruned") for d in (reference, out))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first.indices, second.indices))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first.variables, second.variables))

@@ -87,7 +87,7 @@ def test_the_pruned_network_loads_and_is_as_small_as_it_says(finished):
     assert (
         sum(x.size for x in jax.tree.leaves(pruned.variables["params"])) == summary["params_after"]
     )
-    run = pipeline.prepare(tiny(folder))
+    run = pipeline.open_run(tiny(folder))
     image = np.zeros((2, 8, 8, 1), np.float32)
     module = jp.models.from_pruned(run.module, pruned)
     np.testing.assert_allclose(

@@ -26,7 +26,7 @@ def draw(name, path, count=13):
             {"label": "pruned", "accuracy": 1.0, "params": 1, "macs": 1, "kind": "result"},
             {"label": "as cut", "accuracy": 0.0, "params": 1, "macs": 1},
         ]
-        plots.tradeoff(path, points, before)
+        plots.tradeoff(path, points, before, plots.claims("cifar10", "vgg16"))
 
 
 @pytest.mark.parametrize("name", ["sensitivity", "convergence", "kept_channels", "tradeoff"])
@@ -64,3 +64,14 @@ def test_spread_keeps_apart_in_order_and_moves_no_more_than_it_must():
     np.testing.assert_allclose(style.spread([5.0, 1.0, 3.0], 0.5), [5.0, 1.0, 3.0])
     np.testing.assert_allclose(style.spread([1.0, 1.0], 0.5), [0.75, 1.25])
     np.testing.assert_allclose(style.spread([2.0, 1.9, 0.0], 0.5), [2.2, 1.7, 0.0])
+
+
+def test_a_claim_is_drawn_where_there_is_one(tmp_path):
+    point = {"label": "pruned", "accuracy": 0.9, "params": 1, "macs": 1, "kind": "result"}
+    before = {"params": 8.0, "macs": 3.0}
+    plots.tradeoff(tmp_path / "with.png", [point], before, {"params": 8.0})
+    plots.tradeoff(tmp_path / "without.png", [point], before, {})
+    gold = np.array([0xC9, 0x97, 0x1C]) / 255
+    for name, drawn in (("with", True), ("without", False)):
+        pixels = matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3]
+        assert bool((np.abs(pixels - gold).max(-1) < 0.02).any()) is drawn

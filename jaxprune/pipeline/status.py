@@ -1,0 +1,147 @@
+"""Where a run is, read from its folder alone, also while a process is at work there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxprune.pipeline.experiment import config_of
+from jaxprune.pipeline.lock import holder
+from jaxprune.report import metrics
+from jaxprune.report import summary as json_files
+
+_COMMANDS = {"control": "finetune"}  # the stages that have no command of their own
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where one stage of a run is.
+
+    Attributes:
+      name: of the stage.
+      state: `begun` where something of it is there, also while it is at work.
+      step: steps of its training that were done, where it trains; the last saved may be fewer.
+      steps: steps of the whole training.
+      seconds: spent on it by the processes that have ended.
+      result: its last figures by name: `loss` and `accuracy` of the last batch of a training, the
+        mean `layer_error` of the groups that the search narrowed, the `pruned_accuracy` of the
+        evaluation.
+    """
+
+    name: str
+    state: Literal["done", "begun", "waiting"]
+    step: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    result: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is.
+
+    Attributes:
+      folder: of the run.
+      name: what the config calls it.
+      method: what chooses its channels.
+      seed: its seed.
+      stages: in their order.
+      process: the id of the process that is at work on it, if there is one.
+      next: the command that goes on, or None where all is done.
+    """
+
+    folder: Path
+    name: str
+    method: str
+    seed: int
+    stages: tuple[Stage, ...]
+    process: int | None
+    next: str | None
+
+
+def status(folder: str | os.PathLike[str]) -> Status:
+    """Where the run in a folder is. Nothing is written, and nothing is asked of the device.
+
+    Raises:
+      FileNotFoundError: it is not the folder of a run.
+      ValueError: a file of the run that is damaged, by its name.
+    """
+    folder = Path(folder)
+    config = config_of(folder)
+    seconds = _json(folder / "seconds.json")
+    last = _last_records(folder / "metrics.jsonl")
+    summary = _json(folder / "summary.json")
+
+    def trained(name: str, epochs: float, passed: bool) -> Stage:
+        steps = last.get(name, {}).get("steps")
+        done = passed or epochs == 0 or (steps is not None and _saved(folder, name) == steps)
+        return _stage(name, done, last.get(name), seconds)
+
+    search, scheduled = folder / "search.json", config.schedule.name != "joint"
+    stages = [
+        trained("train", config.train.epochs, (folder / "sensitivity.json").exists()),
+        _stage("sensitivity", (folder / "sensitivity.json").exists(), None, seconds),
+        # A schedule trains between its rounds.
+        _stage("search", search.exists(), last.get("retrain"), seconds, _layer_error(search)),
+        _stage("finetune", (folder / "pruned").exists(), last.get("finetune"), seconds),
+    ]
+    if config.control:
+        # It trains as long as the schedule's rounds and the fine-tuning together.
+        stages.append(trained("control", config.finetune.epochs + scheduled, bool(summary)))
+    result = {n: summary[n] for n in ("pruned_accuracy",) if n in summary}
+    stages.append(_stage("evaluate", bool(summary), None, seconds, result))
+    left = [stage.name for stage in stages if stage.state != "done"]
+    command = f"jaxprune {_COMMANDS.get(left[0], left[0])} {folder}" if left else None
+    return Status(
+        folder, config.name, config.method, config.seed, tuple(stages), holder(folder), command
+    )
+
+
+def _stage(
+    name: str,
+    done: bool,
+    record: Mapping[str, Any] | None,
+    seconds: Mapping[str, float],
+    result: Mapping[str, float] | None = None,
+) -> Stage:
+    """A stage by whether its result is there and the last record of its training."""
+    step = steps = None
+    if record:
+        step, steps = record["step"] + 1, record.get("steps")
+        shown = {n: record[n] for n in ("loss", "accuracy") if record.get(n) is not None}
+        result = {**shown, **(result or {})}
+    state = "done" if done else "begun" if record or name in seconds else "waiting"
+    return Stage(name, state, step, steps, seconds.get(name), result or {})
+
+
+def _layer_error(path: Path) -> dict[str, float]:
+    """The mean error of the groups that got narrower, after the last step that recorded it."""
+    search = _json(path)
+    for name in ("refit_errors", "errors_polished", "errors_plain"):
+        if search.get(name):
+            return {"layer_error": float(np.mean(list(search[name].values())))}
+    return {}
+
+
+def _saved(folder: Path, stage: str) -> int | None:
+    """The last step of a training that was saved: orbax renames a step's folder when it is whole.
+
+    `Checkpoints` itself clears up what looks unfinished, which another process may be writing.
+    """
+    found = (folder / "checkpoints" / stage).glob("*")
+    return max((int(step.name) for step in found if step.name.isdecimal()), default=None)
+
+
+def _last_records(path: Path) -> dict[str, dict[str, Any]]:
+    """The last record of each training."""
+    records = metrics.read(path) if path.exists() else []
+    return {r["stage"]: r for r in records if "stage" in r and "step" in r}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json_files.read(path) if path.exists() else {}

@@ -1,0 +1,113 @@
+import io
+import json
+import os
+
+import pytest
+from rich.console import Console
+
+from jaxprune.config import RunConfig, ScheduleConfig, save
+from jaxprune.pipeline.lock import lock
+from jaxprune.pipeline.status import status
+from jaxprune.report import overview
+from jaxprune.report.encode import plain
+from jaxprune.report.metrics import MetricsWriter
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder, in which `leave` puts what a stage leaves."""
+    save(tmp_path / "config.json", RunConfig(name="mine", seed=7, out=str(tmp_path)))
+    return tmp_path
+
+
+def leave(run, path, content=None):
+    (run / path).parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        (run / path).mkdir()
+    else:
+        (run / path).write_text(json.dumps(content))
+
+
+def write(run, stage, steps, of):
+    with MetricsWriter(run / "metrics.jsonl") as metrics:
+        for step in range(steps):
+            metrics.write(stage=stage, step=step, steps=of, loss=1 / (step + 1), accuracy=0.5)
+
+
+def states(run):
+    return {stage.name: stage.state for stage in status(run).stages}
+
+
+def shown(run) -> str:
+    file = io.StringIO()
+    overview.show(plain(status(run)), Console(file=file, width=80, highlight=False))
+    *table, _, _ = file.getvalue().splitlines()
+    assert max(map(len, table)) <= 80
+    return file.getvalue()
+
+
+def test_a_run_from_its_first_step_to_its_end(run):
+    assert set(states(run).values()) == {"waiting"}
+    assert status(run).next == f"jaxprune train {run}"
+
+    write(run, "train", 3, of=4)
+    leave(run, "checkpoints/train/2")
+    leave(run, "checkpoints/train/4.orbax-checkpoint-tmp")
+    train = status(run).stages[0]
+    assert (train.state, train.step, train.steps) == ("begun", 3, 4)
+    assert train.result == {"loss": pytest.approx(1 / 3), "accuracy": 0.5}
+
+    leave(run, "checkpoints/train/4")
+    leave(run, "seconds.json", {"train": 61.0})
+    assert states(run)["train"] == "done" and status(run).next == f"jaxprune sensitivity {run}"
+    leave(run, "sensitivity.json", {})
+    assert status(run).next == f"jaxprune search {run}"
+    leave(run, "search.json", {"errors_plain": {"a": 0.5}, "errors_polished": {"a": 0.2, "b": 0.4}})
+    assert status(run).stages[2].result == {"layer_error": pytest.approx(0.3)}
+    assert status(run).next == f"jaxprune finetune {run}"
+    leave(run, "pruned")
+    write(run, "control", 1, of=4)
+    assert states(run)["control"] == "begun" and status(run).next == f"jaxprune finetune {run}"
+    leave(run, "checkpoints/control/4")
+    assert status(run).next == f"jaxprune evaluate {run}"
+    assert f"next: jaxprune evaluate {run}" in shown(run)
+
+    leave(run, "summary.json", {"pruned_accuracy": 0.75})
+    assert status(run).next is None and set(states(run).values()) == {"done"}
+    text = shown(run)
+    assert "3 of 4" in text and "1:01" in text and "75.00%" in text and "finished" in text
+
+
+def test_nothing_is_written(run):
+    write(run, "train", 2, of=4)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    shown(run)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_torn_last_line_is_a_process_that_is_writing(run):
+    write(run, "train", 2, of=4)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "tra')
+    with lock(run):
+        found = status(run)
+        assert (found.process, found.stages[0].step) == (os.getpid(), 2)
+        assert f"process {os.getpid()} is at work" in shown(run)
+    assert status(run).process is None
+
+
+def test_a_training_of_no_steps_is_done_and_rounds_train_within_the_search(run):
+    training = RunConfig().train
+    none = type(training)(epochs=0)
+    config = RunConfig(train=none, finetune=none, schedule=ScheduleConfig(name="layerwise"))
+    save(run / "config.json", config)
+    write(run, "retrain", 5, of=9)
+    found = {stage.name: stage for stage in status(run).stages}
+    assert found["train"].state == "done" and found["control"].state == "waiting"
+    assert (found["search"].state, found["search"].step, found["search"].steps) == ("begun", 5, 9)
+
+
+def test_a_damaged_file_is_named(run):
+    (run / "seconds.json").write_text("{")
+    with pytest.raises(ValueError, match=r"seconds\.json is not JSON"):
+        status(run)
