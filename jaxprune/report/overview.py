@@ -40,6 +40,9 @@ def render(status: Mapping[str, Any]) -> RenderableType:
     for detail in (status["method"], f"seed {status['seed']}", status["folder"]):
         title.append(f" · {detail}", style="bright_black")
     table = columns("stage", "", "steps", "time", "last")
+    table.columns[0].ratio, table.columns[0].no_wrap = None, True
+    # The figures alone may take a second line where the terminal is narrow.
+    table.columns[-1].ratio, table.columns[-1].no_wrap = 1, False
     for stage in status["stages"]:
         step, steps = stage["step"], stage["steps"]
         results = stage["result"].items()
