@@ -30,14 +30,7 @@ config = RunConfig(
     sensitivity=SensitivityConfig(images=1000, batch_size=250),
     budget=Budget("params/8,macs/3"),
     statistics=StatisticsConfig(images=512, batch_size=64),
-    schedule=ScheduleConfig(
-        rounds=6,
-        retrain=TrainConfig(
-            epochs=1,
-            batch_size=64,
-            optimizer=OptimizerConfig(learning_rate=0.02, schedule="constant", warmup=0.0),
-        ),
-    ),
+    schedule=ScheduleConfig(rounds=6, learning_rate=0.02),
     finetune=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
     distill=DistillConfig(attention=100, kl=1),
     control=False,

@@ -13,6 +13,7 @@ from jaxprune.config import (
     ModelConfig,
     RecalibrationConfig,
     RunConfig,
+    ScheduleConfig,
     SensitivityConfig,
     StatisticsConfig,
 )
@@ -31,6 +32,7 @@ config = RunConfig(
     budget=Budget("params/4,macs/2"),
     statistics=StatisticsConfig(images=64, batch_size=32),
     search=SearchConfig(population=32, generations=20),
+    schedule=ScheduleConfig(name="joint"),
     recalibration=RecalibrationConfig(images=128, batch_size=64),
     finetune=TrainConfig(epochs=0.01, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.01)),
     evaluation=EvaluationConfig(images=500, batch_size=250, latency_repeats=3),

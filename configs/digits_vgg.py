@@ -8,7 +8,13 @@ unpruned network has 98.5 %, and 98.6 % after the same extra training.
 """
 
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RecalibrationConfig, RunConfig
+from jaxprune.config import (
+    DataConfig,
+    ModelConfig,
+    RecalibrationConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from jaxprune.search.run import SearchConfig
 from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
@@ -27,6 +33,7 @@ config = RunConfig(
     ),
     budget=Budget("params/8,macs/3"),
     search=SearchConfig(population=128, generations=300),
+    schedule=ScheduleConfig(name="joint"),
     recalibration=RecalibrationConfig(images=512, batch_size=128),
     finetune=TrainConfig(
         epochs=40,

@@ -8,7 +8,14 @@ Result: torchvision reports 77.62 % for the unpruned network.
 """
 
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RunConfig, SensitivityConfig, StatisticsConfig
+from jaxprune.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+    SensitivityConfig,
+    StatisticsConfig,
+)
 from jaxprune.search.run import SearchConfig
 from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
@@ -33,6 +40,7 @@ config = RunConfig(
     budget=Budget("macs/2", limits={"stage*/conv3": (1, 1)}),
     statistics=StatisticsConfig(images=1000, batch_size=50),
     search=SearchConfig(population=128, generations=300),
+    schedule=ScheduleConfig(name="joint"),  # rounds would cost an epoch for each of its groups
     finetune=TrainConfig(
         epochs=30,
         batch_size=256,

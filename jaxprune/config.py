@@ -25,7 +25,6 @@ from jaxprune.search.run import SearchConfig
 from jaxprune.statistics.sensitivity import KEPT
 from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class StatisticsConfig:
 class ScheduleConfig:
     """In how many rounds the network is pruned, and the training between them."""
 
-    name: Literal["joint", "layerwise", "gradual"] = "joint"
+    name: Literal["joint", "layerwise", "gradual"] = "layerwise"
     """`joint` prunes all groups from one pass of statistics. `layerwise` prunes a group, by what
     the network that is already pruned computes, trains a little, and goes on, as in the paper.
     `gradual` lowers the budget of all groups in rounds, and trains a little after each."""
@@ -127,21 +126,19 @@ class ScheduleConfig:
     """Rounds of `gradual`."""
     decline: Literal["linear", "cubic"] = "cubic"
     """How the budget of `gradual` falls: by equal parts, or fast first and slowly at the end."""
-    retrain: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
-            epochs=1.0,
-            optimizer=OptimizerConfig(learning_rate=0.01, schedule="constant", warmup=0.0),
-        )
-    )
-    """The training after each round, with the same distillation as the fine-tune.
-    The rounds are one training: its learning rate runs on from round to round."""
+    epochs: float = 1.0
+    """Epochs of training after each round, at the network's full size under masks.
+    In all else they are as the fine-tune, distillation included."""
+    learning_rate: float = 0.01
+    """Learning rate of that training."""
 
     def __post_init__(self):
         _one_of("schedule.name", self.name, ("joint", "layerwise", "gradual"))
         _one_of("schedule.decline", self.decline, ("linear", "cubic"))
         _at_least("schedule.rounds", self.rounds, 2)
-        if self.name != "joint" and not self.retrain.epochs:
-            raise ValueError(f"schedule.retrain.epochs is 0, but {self.name} trains between rounds")
+        for name in ("epochs", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"schedule.{name} must be above 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -222,6 +219,17 @@ class RunConfig:
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a folder, not {self.name!r}")
         _at_least("seed", self.seed, 0)
+
+    @property
+    def retrain(self) -> TrainConfig:
+        """The training after each round of the schedule."""
+        optimizer = dataclasses.replace(
+            self.finetune.optimizer,
+            learning_rate=self.schedule.learning_rate,
+            schedule="constant",
+            warmup=0.0,
+        )
+        return dataclasses.replace(self.finetune, epochs=self.schedule.epochs, optimizer=optimizer)
 
     @property
     def folder(self) -> Path:

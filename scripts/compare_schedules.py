@@ -89,7 +89,7 @@ def _with_schedule(base: RunConfig, label: str, seed: int, out: Path, groups: in
     """The config with a schedule whose epochs between rounds are taken from the fine-tune."""
     schedule = dataclasses.replace(base.schedule, **SCHEDULES[label])
     rounds = {"joint": 0, "layerwise": groups, "gradual": schedule.rounds}[schedule.name]
-    epochs = base.finetune.epochs - rounds * schedule.retrain.epochs
+    epochs = base.finetune.epochs - rounds * schedule.epochs
     return dataclasses.replace(
         base,
         schedule=schedule,

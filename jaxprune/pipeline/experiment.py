@@ -152,7 +152,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         image_size=config.data.image_size,
         workers=config.data.workers,
     )
-    for training in (config.train, config.finetune, config.schedule.retrain):
+    for training in (config.train, config.finetune, config.retrain):
         total_steps(training, len(dataset.train))
     shape = dataset.input_shape
     module = models.build(

@@ -200,7 +200,7 @@ def _scheduled(run: Experiment, variables: Variables) -> Selection:
         return _one_round(run, variables, masks, plan[0], 0, 1)
 
     network = schedule.masked_network(run.graph, run.network)
-    whole = dataclasses.replace(config.retrain, epochs=config.retrain.epochs * len(plan))
+    whole = dataclasses.replace(run.config.retrain, epochs=config.epochs * len(plan))
     teacher = (run.network, variables)
     training = Training("retrain", network, whole, teacher, run.config.distill)
     steps = np.rint(np.linspace(0, training.steps(run), len(plan) + 1)).astype(int).tolist()
@@ -354,7 +354,7 @@ def _control(run: Experiment, start: Variables) -> Training:
         record = _sensitivity_record(run)["widths"]
         groups = sum(record[n] < group.size for n, group in run.graph.groups.items())
         count = groups if run.config.schedule.name == "layerwise" else run.config.schedule.rounds
-        extra = run.config.schedule.retrain.epochs * count
+        extra = run.config.schedule.epochs * count
     longer = dataclasses.replace(training.config, epochs=training.config.epochs + extra)
     return dataclasses.replace(training, config=longer)
 

@@ -33,6 +33,7 @@ config = RunConfig(
     statistics=StatisticsConfig(images=64, batch_size=32),
     search=SearchConfig(population=16, generations=8),
     recalibration=RecalibrationConfig(images=128, batch_size=64),
+    schedule=ScheduleConfig(name="joint"),
     finetune=training,
     control=False,
     evaluation=EvaluationConfig(latency_repeats=1, latency_batch=8),

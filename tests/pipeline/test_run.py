@@ -20,6 +20,7 @@ from jaxprune.config import (
     ModelConfig,
     RecalibrationConfig,
     RunConfig,
+    ScheduleConfig,
     SensitivityConfig,
     StatisticsConfig,
 )
@@ -48,6 +49,7 @@ def tiny(out, **changes) -> RunConfig:
         statistics=StatisticsConfig(images=64, batch_size=32),
         search=SearchConfig(population=16, generations=8),
         recalibration=RecalibrationConfig(images=128, batch_size=64),
+        schedule=ScheduleConfig(name="joint"),
         finetune=training,
         evaluation=EvaluationConfig(latency_repeats=2, latency_batch=8),
     )

@@ -49,7 +49,7 @@ def config_of(out, **options) -> RunConfig:
         budget=BUDGET,
         statistics=StatisticsConfig(images=64, batch_size=32),
         search=SearchConfig(population=16, generations=8),
-        schedule=ScheduleConfig(retrain=TRAINING, **options),
+        schedule=ScheduleConfig(learning_rate=0.05, **options),
         recalibration=RecalibrationConfig(images=128, batch_size=64),
         finetune=TRAINING,
         control=False,
@@ -202,6 +202,5 @@ def test_a_schedule_that_cannot_be_is_refused():
         ScheduleConfig(name="sideways")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"schedule\.rounds must be at least 2"):
         ScheduleConfig(name="gradual", rounds=1)
-    idle = dataclasses.replace(TRAINING, epochs=0)
-    with pytest.raises(ValueError, match=r"schedule\.retrain\.epochs is 0"):
-        ScheduleConfig(name="layerwise", retrain=idle)
+    with pytest.raises(ValueError, match=r"schedule\.epochs must be above 0"):
+        ScheduleConfig(epochs=0)
