@@ -6,8 +6,9 @@ The result is a `Block`: the jaxpr with the labels of every value, which the int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,19 +29,27 @@ class Work:
     macs: tuple[int | Ids, ...]
     elements: tuple[int | Ids, ...]
 
+    @property
+    def dense_macs(self) -> int:
+        """The multiply-accumulates of the whole network."""
+        return math.prod(f if isinstance(f, int) else f.size for f in self.macs)
+
 
 @dataclass
 class Node:
-    """One equation: its relation, the read that is masked, and the blocks of a call's bodies."""
+    """One equation: its relation, the read that is masked, and the blocks of a call's bodies.
+
+    A call has `emit`, which runs it: (this node, its operands, an interpretation) → its results.
+    """
 
     eqn: Any
     relation: Relation
     read: Read | None = None
     inner: tuple[Block, ...] = ()
+    emit: Callable[[Node, list[Any], Any], list[Any]] | None = None
     kernels: tuple[int, ...] = ()
     kernel: str | None = None
     rescaled: bool = False
-    zero_tangents: tuple[bool, ...] = ()
 
 
 @dataclass
@@ -72,7 +81,7 @@ class Block:
     def all_nodes(self) -> Iterator[Node]:
         """The nodes of this block and of all blocks inside, calls aside."""
         for node in self.nodes:
-            if not node.inner:
+            if node.emit is None:
                 yield node
             for block in node.inner:
                 yield from block.all_nodes()
@@ -100,11 +109,16 @@ class Value:
     sums: frozenset[int] = frozenset()
 
 
+CallRule = Callable[["Analysis", Any, list[Value]], tuple[Node, list[Value]]]
+"""(analysis, equation, its operands) → its node and results, for an equation that holds bodies."""
+
+
 @dataclass
 class Analysis:
     """The ledger of one walk.
 
     Attributes:
+      calls: by primitive, how an equation that holds whole functions is analysed.
       channels: ids, ties and fixed ids.
       variables: per variable path, the ids on each of its axes (None on an axis of size 1).
       shapes: per variable path, its dense shape.
@@ -113,8 +127,12 @@ class Analysis:
       written: ids of variables in the order in which contractions write with them.
       read: ids of variables that contractions read along.
       work: the contractions, for the cost model.
+      around: the calls whose bodies hold what is walked now, outermost first.
+      repeats: how often what is walked now runs, for the cost model.
+      rule_depth: how many derivative rules hold what is walked now.
     """
 
+    calls: Mapping[str, CallRule]
     channels: Channels = field(default_factory=Channels)
     variables: dict[str, list[Ids | None]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -125,8 +143,9 @@ class Analysis:
     work: list[Work] = field(default_factory=list)
     _sums: list[tuple[Node, Ids, Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
-    _calls: tuple[Any, ...] = ()
-    _rule_depth: int = 0
+    around: tuple[Any, ...] = ()
+    repeats: int = 1
+    rule_depth: int = 0
 
     def new_variable(self, path: str, shape: tuple[int, ...]) -> Value:
         """Births ids on every axis of a variable."""
@@ -171,14 +190,14 @@ class Analysis:
         return block, outs
 
     def _equation(self, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
-        if eqn.primitive.name in CALLS:
-            around = self._calls
-            self._calls = (*around, eqn)
-            node, results = CALLS[eqn.primitive.name](self, eqn, operands)
-            self._calls = around
+        if eqn.primitive.name in self.calls:
+            around = self.around
+            self.around = (*around, eqn)
+            node, results = self.calls[eqn.primitive.name](self, eqn, operands)
+            self.around = around
             return node, results
         labels = tuple(v.labels for v in operands)
-        equation = Equation(eqn, labels, self.channels, self._calls)
+        equation = Equation(eqn, labels, self.channels, self.around)
         relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
         constant = all(v.constant for v in operands)
@@ -192,7 +211,7 @@ class Analysis:
             sums |= {len(self._sums)}
             held = relation.ins[0].tracked
             summed = np.concatenate([held[(a,)] for a in node.read.axes])
-            reason = Reason("a normalisation over the channels", eqn, self._calls)
+            reason = Reason("a normalisation over the channels", eqn, self.around)
             self._sums.append((node, summed, reason))
         elif sums:
             self._notice_normalisation(operands, relation)
@@ -212,12 +231,31 @@ class Analysis:
             self.written += [held[(a,)] for a in relation.writes[i] if (a,) in held]
             self.read += [held[(a,)] for r in relation.reads if r.operand == i for a in r.axes]
         node.kernel = operands[kernels[-1]].source if kernels else None
-        if self._rule_depth:  # a derivative is no part of the network's cost
+        if self.rule_depth:  # a derivative is no part of the network's cost
             return
         out, shape = relation.outs[0], eqn.outvars[0].aval.shape
         elements = tuple(out.extent(a, n) for a, n in enumerate(shape))
-        name = node.kernel or str(Reason("no kernel", eqn, self._calls))
-        self.work.append(Work(name, relation.work, elements))
+        name = node.kernel or str(Reason("no kernel", eqn, self.around))
+        self.work.append(Work(name, (self.repeats, *relation.work), (self.repeats, *elements)))
+
+    def reason(self, text: str, eqn: Any) -> Reason:
+        """A reason that names the call whose body is walked now."""
+        return Reason(text, eqn, self.around[:-1])
+
+    def mark(self) -> tuple[int, int, int, int, int, int, int, int]:
+        """Where the ledger stands, for `forget`."""
+        return (
+            *self.channels.mark(), len(self.written), len(self.read), len(self.work),
+            len(self._sums), len(self._normalised),
+        )  # fmt: skip
+
+    def forget(self, mark: tuple[int, ...]) -> None:
+        """Takes back what was found since `mark`, for a body that has to be walked again."""
+        ledgers = (self.written, self.read, self.work, self._sums, self._normalised)
+        count, ties, fixed, *lengths = mark
+        self.channels.forget((count, ties, fixed))
+        for entries, length in zip(ledgers, lengths, strict=True):
+            del entries[length:]
 
     def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
         """Remembers where a sum over channels comes back to meet channels along their axis."""
@@ -241,82 +279,9 @@ class Analysis:
                     node.rescaled = True
 
 
-# Equations that hold whole functions.
-
-
-def _call(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
-    """`jit`, `checkpoint` and other calls: the body is walked with the operands' own labels."""
-    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
-    relation = Relation(block.ins, block.outs)
-    return Node(eqn, relation, inner=(block,)), outs
-
-
-_RULE_DEPTH = 2
-
-
-def _custom_jvp_call(
-    analysis: Analysis, eqn: Any, operands: list[Value]
-) -> tuple[Node, list[Value]]:
-    """The body and its derivative rule's own jaxpr, with their results tied to each other.
-
-    A rule calls its own function again for the primal result, so rules are followed to the second
-    derivative and no further. Masks cannot come in between a function and its rule, which knows
-    nothing of them: what a contraction or a sum touches in there is fixed.
-    """
-    if analysis._rule_depth == _RULE_DEPTH:
-        return _call(analysis, eqn, operands)
-    body = eqn.params["call_jaxpr"]
-    block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
-    _fix_contracted(analysis, block, eqn)
-    zeros = tuple(not differentiable(v.aval) for v in eqn.invars)
-    rule_jaxpr, rule_consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-    tangents = [replace(v, constant=False) for v, z in zip(operands, zeros, strict=True) if not z]
-    analysis._rule_depth += 1
-    rule, rule_outs = analysis.walk(open_jaxpr(rule_jaxpr), rule_consts, [*operands, *tangents])
-    analysis._rule_depth -= 1
-
-    _fix_contracted(analysis, rule, eqn)
-
-    tangent_outs = iter(rule_outs[len(outs) :])
-    versions = [[out.labels, rule_outs[i].labels] for i, out in enumerate(outs)]
-    for labels, zero in zip(versions, out_zeros, strict=True):
-        if not zero:
-            labels.append(next(tangent_outs).labels)
-    reason = Reason("differs between a function and its derivative rule", eqn, analysis._calls[:-1])
-    common = [analysis.channels.unify(labels, reason)[1] for labels in versions]
-    block.outs = tuple(common)
-    rule.outs = (*common, *(c for c, zero in zip(common, out_zeros, strict=True) if not zero))
-    relation = Relation(block.ins, block.outs)
-    node = Node(eqn, relation, inner=(block, rule), zero_tangents=tuple(out_zeros))
-    return node, [replace(v, labels=c) for v, c in zip(outs, common, strict=True)]
-
-
-def _fix_contracted(analysis: Analysis, block: Block, eqn: Any) -> None:
-    """Fixes all ids of contractions in a block, and the ids that sums go over."""
-    reason = Reason("summed in a function with its own derivative", eqn, analysis._calls[:-1])
-    for node in block.all_nodes():
-        if node.relation.work:
-            for labels in (*node.relation.ins, *node.relation.outs):
-                for ids in labels.tracked.values():
-                    analysis.channels.fix(ids, reason)
-        elif node.read is not None:
-            held = node.relation.ins[node.read.operand].tracked
-            for axis in node.read.axes:
-                analysis.channels.fix(held[(axis,)], reason)
-
-
 def differentiable(aval: Any) -> bool:
     """Whether a value of this type has a tangent."""
     return jax.numpy.issubdtype(aval.dtype, jax.numpy.inexact)
-
-
-CALLS = {
-    **dict.fromkeys(
-        ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat"), _call
-    ),
-    "custom_jvp_call": _custom_jvp_call,
-}
 
 
 def open_jaxpr(jaxpr: Any) -> Any:

@@ -19,7 +19,7 @@ from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.consumers import Consumer, Tapped
 from jaxprune.graph.cost import Cost, Term, cost_at, evaluate
 from jaxprune.graph.cut import copied, cut
-from jaxprune.graph.explain import Explanation, explain
+from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.groups import Group, Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, run
 from jaxprune.graph.pruned import Pruned
@@ -47,6 +47,7 @@ class ChannelGraph:
     _state: State | None = field(repr=False, default=None)
     _allow_inexact: bool = field(repr=False, default=False)
     _base: Pruned | None = field(repr=False, default=None)
+    _rebuild: Callable[[Pruned], Any] | None = field(repr=False, default=None)
     _compiled: dict[Any, Any] = field(repr=False, init=False, default_factory=dict)
 
     # Masks and costs.
@@ -100,6 +101,18 @@ class ChannelGraph:
         widths = masks if all(whole) else self.widths(masks)
         return cost_at(self._terms, np.array([float(widths[name]) for name in self.groups]))
 
+    def preview(self, masks: Masks) -> Preview:
+        """What cutting by these masks costs and saves, as data; `str()` of it is a table.
+
+        Widths, parameters, MACs and activations, in total and per group, without cutting anything:
+
+            print(graph.preview(graph.masks({"conv1": [3, 5]})))
+
+        Raises:
+          ValueError: masks that `slice` would not take.
+        """
+        return preview(self, masks)
+
     # Interpretations.
 
     def masked(self, fn: Fn) -> Fn:
@@ -117,7 +130,7 @@ class ChannelGraph:
             require_groups(self.groups, masks)
             reading = self._read(inner, variables, args, static)
             reader = self._reader(masks, reading, reading.units(self._grouping.units))
-            how = Dense(read=reader, rescale=reader.rescale)
+            how = Dense(read=reader, rescale=reader.rescale, stop=reader.stop)
             return _run(reading, variables, args, how)
 
         return remember(self._compiled, ("masked", inner), lambda: compile_per_keywords(call))
@@ -161,7 +174,7 @@ class ChannelGraph:
         how = Dense(tap=record, inline=True)
         if masks is not None:
             how.read = reader = self._reader(masks, reading, units_of)
-            how.rescale = reader.rescale
+            how.rescale, how.stop = reader.rescale, reader.stop
         return _run(reading, variables, args, how), tapped
 
     def _consumer(self, node: Node, units_of: Callable[..., np.ndarray]) -> Consumer | None:
@@ -290,6 +303,7 @@ class ChannelGraph:
             state=self._state,
             allow_inexact=self._allow_inexact,
             before=before,
+            rebuild=self._rebuild,
         )
 
     def check(self, fn: Fn, variables: Any, *args: Any, seed: int = 0, **static: Any) -> Report:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.graph.compiled import quick_options
+
 if TYPE_CHECKING:
     from jaxprune.graph.channel_graph import ChannelGraph
 
@@ -69,8 +71,10 @@ def check_laws(
     dtypes = [jnp.result_type(x) for x in jax.tree.leaves(variables)]
     widest = max((d for d in dtypes if jnp.issubdtype(d, jnp.inexact)), key=lambda d: d.itemsize)
     tolerance = {8: 1e-9, 4: 2e-3, 2: 0.1}[widest.itemsize]
-    masked = graph.masked(fn)
-    full = _difference(masked(variables, graph.full_masks(), *args), fn(variables, *args))
+    inner = graph.masked(fn)
+    masked, own = _quick(inner), _quick(fn)
+    masked_grad = _quick(jax.grad(lambda v, m, *a: _scalar(inner(v, m, *a)), allow_int=True))
+    full = _difference(masked(variables, graph.full_masks(), *args), own(variables, *args))
 
     outputs, gradients = 0.0, 0.0
     for _ in range(trials):
@@ -78,17 +82,19 @@ def check_laws(
         pruned = graph.slice(variables, masks)
         wrapped = pruned.wrap(fn)
         dense_out = masked(variables, masks, *args)
-        sliced_out = wrapped(pruned.variables, *args)
+        sliced_out = _quick(wrapped)(pruned.variables, *args)
         outputs = max(outputs, _difference(pruned.cut_state(dense_out), sliced_out))
 
-        dense_grad = jax.grad(lambda v, m=masks: _scalar(masked(v, m, *args)), allow_int=True)(
-            variables
-        )
-        sliced_grad = jax.grad(lambda v, w=wrapped: _scalar(w(v, *args)), allow_int=True)(
-            pruned.variables
-        )
+        sliced_grad = _quick(
+            jax.grad(lambda v, *a, small=wrapped: _scalar(small(v, *a)), allow_int=True)
+        )(pruned.variables, *args)
+        dense_grad = masked_grad(variables, masks, *args)
         gradients = max(gradients, _difference(pruned.cut(dense_grad), sliced_grad))
     return Report(outputs, gradients, full, trials, tolerance)
+
+
+def _quick(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(fn, compiler_options=quick_options())
 
 
 def _scalar(out: Any) -> jax.Array:
@@ -103,7 +109,8 @@ def _difference(a: Any, b: Any) -> float:
         if x.dtype == jax.dtypes.float0 or not jnp.issubdtype(x.dtype, jnp.number):
             continue
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if x.shape != y.shape:
+        if x.shape != y.shape or (np.isnan(x) != np.isnan(y)).any():
             return float("inf")
-        worst = max(worst, float(np.abs(x - y).max(initial=0) / max(1.0, np.abs(x).max(initial=0))))
+        apart = np.abs(np.nan_to_num(x) - np.nan_to_num(y)).max(initial=0)
+        worst = max(worst, float(apart / max(1.0, np.abs(np.nan_to_num(x)).max(initial=0))))
     return worst

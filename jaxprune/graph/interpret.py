@@ -6,7 +6,7 @@ All of it happens while JAX traces, so nothing of it costs at run time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.graph.analysis import Block, Node, differentiable
+from jaxprune.graph.analysis import Block, Node
 from jaxprune.graph.conform import conform
 from jaxprune.graph.cut import take
-from jaxprune.graph.labels import Ids, Keep, Labels, sliced_shape
+from jaxprune.graph.labels import Axes, Ids, Keep, Labels, sliced_shape
 from jaxprune.graph.rules import rule_for
 from jaxprune.graph.rules.base import bind
 
@@ -28,10 +28,18 @@ class Interpretation(Protocol):
     """How `run` treats operands and equations."""
 
     inline: bool
-    """Whether `checkpoint` is dissolved into the caller."""
+    """Whether bodies are dissolved into the caller, so that values in there can be handed out."""
+
+    def untapped(self) -> Interpretation:
+        """The same for bodies whose values cannot leave them: branches, loops of any length."""
+        ...
 
     def passes(self, node: Node) -> bool:
         """Whether a call may run as the user wrote it."""
+        ...
+
+    def guard(self, value: Any, labels: Labels) -> Any:
+        """The same value, out of which no gradient leads into channels that are dropped."""
         ...
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
@@ -60,56 +68,9 @@ def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
 
     for node in block.nodes:
         values = [fetch(v, w) for v, w in zip(node.eqn.invars, node.relation.ins, strict=True)]
-        outs = _call(node, values, how) if node.inner else how.equation(node, values)
+        outs = node.emit(node, values, how) if node.emit else how.equation(node, values)
         env.update(zip(node.eqn.outvars, outs, strict=True))
     return [fetch(v, w) for v, w in zip(block.jaxpr.outvars, block.outs, strict=True)]
-
-
-def _call(node: Node, values: Values, how: Interpretation) -> Values:
-    body = node.inner[0]
-    if how.passes(node):
-        return bind(node.eqn, values)
-    if how.inline:
-        return run(body, values, how)
-    if len(node.inner) == 2:
-        return list(_with_derivative_rule(node, how)(*values))
-    if "policy" in node.eqn.params:
-        checkpointed = jax.checkpoint(
-            lambda *xs: run(body, xs, how),
-            prevent_cse=node.eqn.params["prevent_cse"],
-            policy=node.eqn.params["policy"],
-        )
-        return checkpointed(*values)
-    return run(body, values, how)
-
-
-def _with_derivative_rule(node: Node, how: Interpretation) -> Callable[..., tuple[Any, ...]]:
-    """The user's function with the user's own derivative rule, both interpreted."""
-    body, rule = node.inner
-    has_tangent = [differentiable(v.aval) for v in node.eqn.invars]
-
-    @jax.custom_jvp
-    def primal(*args: Any) -> tuple[Any, ...]:
-        return tuple(run(body, args, how))
-
-    @primal.defjvp
-    def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        given = [t for t, has in zip(tangents, has_tangent, strict=True) if has]
-        outs = run(rule, [*primals, *given], how)
-        results, moved = outs[: len(body.outs)], iter(outs[len(body.outs) :])
-        tangents_out = [
-            _zero_tangent(out) if zero else next(moved)
-            for out, zero in zip(results, node.zero_tangents, strict=True)
-        ]
-        return tuple(results), tuple(tangents_out)
-
-    return primal
-
-
-def _zero_tangent(value: jax.Array) -> Any:
-    if differentiable(value):
-        return jnp.zeros_like(value)
-    return np.zeros(value.shape, jax.dtypes.float0)
 
 
 @dataclass
@@ -120,12 +81,22 @@ class Dense:
     tap: Callable[[Node, jax.Array, jax.Array | None], None] | None = None
     write: Callable[[Node, jax.Array], jax.Array] | None = None
     rescale: Callable[[Node], jax.Array | float] | None = None
+    stop: Callable[[jax.Array, Labels], jax.Array] | None = None
     inline: bool = False
 
     def passes(self, node: Node) -> bool:
-        """A body in which no channels are read or looked at runs as it is."""
-        custom_rule = len(node.inner) == 2  # whose channels are fixed if it reads or writes them
-        return custom_rule or (self.write is None and not node.inner[0].has_reads())
+        """Bodies in which no channels are read or looked at run as they are."""
+        if node.eqn.primitive.name.startswith("custom_"):  # what these read or write is fixed
+            return True
+        return self.write is None and not any(block.has_reads() for block in node.inner)
+
+    def untapped(self) -> Dense:
+        """Without the tap."""
+        return replace(self, tap=None, inline=False)
+
+    def guard(self, value: Any, labels: Labels) -> Any:
+        """See `MaskReader.stop`."""
+        return value if self.stop is None else self.stop(value, labels)
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """Dense values need no layout."""
@@ -161,6 +132,14 @@ class Sliced:
     def passes(self, node: Node) -> bool:
         """Every body is emitted anew."""
         return False
+
+    def untapped(self) -> Sliced:
+        """There is no tap."""
+        return self
+
+    def guard(self, value: Any, labels: Labels) -> Any:
+        """There are no dropped channels."""
+        return value
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """See `jaxprune.graph.conform`."""
@@ -212,24 +191,42 @@ class MaskReader:
         """The operand times the masks of the channels that the equation reads."""
         labels = node.relation.ins[node.read.operand] if node.read else Labels()
         for axis in _axes(node):
-            units = self.units(labels.tracked[(axis,)])
-            if (units >= 0).any():
-                value = value * self._multiplier(labels, axis, units, value)
+            mask = self._along(labels, (axis,), value)
+            if mask is not None:
+                value = value * mask.astype(value.dtype)
         return value
 
-    def _multiplier(
-        self, labels: Labels, axis: int, units: np.ndarray, value: jax.Array
-    ) -> jax.Array:
-        mask = _gather(self.flat, units)
+    def stop(self, value: jax.Array, labels: Labels) -> jax.Array:
+        """The same value, but no gradient comes back to where a mask is zero.
+
+        A backward rule of the user's need not be linear: it may give a gradient for what nothing
+        reads, which would reach the layers before.
+        """
+        for axes in labels.tracked:
+            mask = self._along(labels, axes, value)
+            if mask is not None:
+                value = jnp.where(mask != 0, value, jax.lax.stop_gradient(value))
+        return value
+
+    def _along(self, labels: Labels, axes: Axes, value: jax.Array) -> jax.Array | None:
+        """The masks of the channels on a tuple of axes, to be broadcast; None where there are none.
+
+        With masks per sample they also lie along the batch axis.
+        """
+        units = self.units(labels.tracked[axes])
+        if (units < 0).all():
+            return None
         shape = [1] * value.ndim
-        shape[axis] = len(units)
+        for axis, size in zip(axes, units.shape, strict=True):
+            shape[axis] = size
+        mask = _gather(self.flat, units.ravel())
         if mask.ndim == 2:
             batch_axis, samples = self._batch(labels)
-            mask = mask[samples]
-            if batch_axis > axis:
-                mask = mask.T
             shape[batch_axis] = len(samples)
-        return mask.reshape(shape).astype(value.dtype)
+            mask = mask[samples]
+            mask = mask.reshape(-1, *units.shape)
+            mask = jnp.moveaxis(mask, 0, sum(a < batch_axis for a in axes))
+        return mask.reshape(shape)
 
     def _batch(self, labels: Labels) -> tuple[int, np.ndarray]:
         for axes, ids in labels.tracked.items():

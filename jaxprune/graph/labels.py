@@ -78,6 +78,15 @@ class Channels:
         self.count += size
         return ids
 
+    def mark(self) -> tuple[int, int, int]:
+        """Where the ledger stands, for `forget`."""
+        return self.count, len(self._ties), len(self._fixed)
+
+    def forget(self, mark: tuple[int, int, int]) -> None:
+        """Takes back every birth, tie and fixing since `mark`."""
+        self.count, ties, fixed = mark
+        del self._ties[ties:], self._fixed[fixed:]
+
     def tie(self, a: Ids, b: Ids) -> None:
         """Ties ids element by element: they stay or fall together."""
         if a is not b:
@@ -97,6 +106,11 @@ class Channels:
     def fixed(self, ids: Ids) -> bool:
         """Whether any of these very ids is fixed already, ties aside."""
         return any(np.isin(ids, stuck).any() for stuck, _ in self._fixed)
+
+    def reason_since(self, mark: tuple[int, int, int], ids: Ids) -> Reason | None:
+        """The first reason since `mark` that fixes any of these very ids."""
+        later = self._fixed[mark[2] :]
+        return next((why for stuck, why in later if np.isin(ids, stuck).any()), None)
 
     def roots(self) -> np.ndarray:
         """For every id the number of its class of tied ids, int (count,)."""

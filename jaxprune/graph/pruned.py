@@ -34,6 +34,7 @@ class Pruned:
       state: picks the new values of variables from an output, as given to `trace`.
       allow_inexact: as given to `trace`.
       before: the indices of the pruning before, where this network was pruned more than once.
+      rebuild: makes what `module` gives, where the traced function came from `functional`.
     """
 
     variables: Any
@@ -43,6 +44,7 @@ class Pruned:
     state: State | None = field(default=None, repr=False)
     allow_inexact: bool = False
     before: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    rebuild: Callable[[Pruned], Any] | None = field(default=None, repr=False)
     _wrapped: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,6 +69,27 @@ class Pruned:
             return compiled
 
         return remember(self._wrapped, (inner,), make)
+
+    def module(self, fn: Callable[..., Any] | None = None) -> Any:
+        """The module that was pruned, smaller and called as before.
+
+        An NNX or Equinox module, a Keras model; for Linen and Haiku, whose modules hold no
+        variables, an object with `init` and `apply`. With an Equinox state, `(module, state)`.
+
+        Args:
+          fn: what `functional` made of the first module; needed for a network that was loaded.
+
+        Raises:
+          ValueError: no `fn`, or one that `functional` did not make.
+        """
+        rebuild = self.rebuild if fn is None else rebuild_of(fn)
+        if rebuild is None:
+            raise ValueError(
+                "this network does not know its module: pass module(fn) the function that "
+                "jp.functional(module) gave for the unpruned one; for a function of your own there "
+                "is only pruned.wrap(fn)"
+            )
+        return rebuild(self)
 
     def cut(self, tree: Any) -> Any:
         """Cuts whatever follows the weights: optimizer state, averages, statistics.
@@ -137,6 +160,13 @@ class Pruned:
             axis: np.searchsorted(earlier[axis], kept) if axis in earlier else kept
             for axis, kept in self.positions(path).items()
         }
+
+
+def rebuild_of(fn: Callable[..., Any]) -> Callable[[Pruned], Any] | None:
+    """What a front end left at its function, also where that is wrapped or partial."""
+    while hasattr(fn, "jaxprune_inner") or isinstance(fn, functools.partial):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.jaxprune_inner
+    return getattr(fn, "jaxprune_module", None)
 
 
 def _axes_of(path: str, indices: Mapping[str, np.ndarray], dense: Dense) -> dict[int, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxprune.graph import paths
 from jaxprune.graph.analysis import Analysis, Block, open_jaxpr, without_dead_code
+from jaxprune.graph.calls import CALLS
 from jaxprune.graph.groups import units_of_classes
 from jaxprune.graph.labels import PLAIN, Ids, Labels
 from jaxprune.graph.source import Reason
@@ -97,11 +98,9 @@ def read(
       TypeError: `fn` cannot be traced.
       ValueError: a pattern or state path that names no variable.
     """
-    closed, out_shapes = jax.make_jaxpr(lambda v, *a: fn(v, *a, **static), return_shape=True)(
-        variables, *args
-    )
+    closed, out_shapes = _jaxpr(fn, variables, args, static)
     jaxpr = without_dead_code(open_jaxpr(closed))
-    analysis = Analysis()
+    analysis = Analysis(CALLS)
     named = [(path, np.shape(leaf)) for path, leaf in paths.leaves(variables)]
     ins = [analysis.new_variable(path, shape) for path, shape in named]
     ins += [analysis.new_input(v.aval.shape) for v in jaxpr.invars[len(named) :]]
@@ -129,6 +128,26 @@ def read(
     block.outs = tuple(wanted)
     analysis.settle_normalisations(allow_inexact)
     return Reading(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
+
+
+def _jaxpr(
+    fn: Callable[..., Any], variables: Any, args: Sequence[Any], static: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """The closed jaxpr of `fn`, and the structs of its output."""
+    try:
+        return jax.make_jaxpr(lambda v, *a: fn(v, *a, **static), return_shape=True)(
+            variables, *args
+        )
+    except TypeError as problem:  # what JAX raises for shapes that do not fit and traced branches
+        given = [f"{path} {np.shape(leaf)}" for path, leaf in paths.leaves(variables)]
+        more = ", …" if len(given) > 12 else ""
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(args))
+        raise TypeError(
+            f"JAX cannot trace {getattr(fn, '__name__', fn)} on these arguments: "
+            f"{str(problem).partition(chr(10))[0]} Variables: {', '.join(given[:12])}{more}; "
+            f"shapes of the other arguments: {shapes or 'none'}. The function takes the variables "
+            "first, and may look at shapes, not at values"
+        ) from problem
 
 
 def _fix_unused(analysis: Analysis, jaxpr: Any, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from jaxprune.graph import paths
 from jaxprune.graph.channel_graph import ChannelGraph, Fn
 from jaxprune.graph.cost import Cost, cost_at
 from jaxprune.graph.groups import Grouping, cost_terms, group_channels
+from jaxprune.graph.pruned import rebuild_of
 from jaxprune.graph.reading import State, read
 
 
@@ -69,6 +70,7 @@ def trace(
         _state=state,
         _allow_inexact=allow_inexact,
         _base=base,
+        _rebuild=rebuild_of(fn),
     )
 
 

@@ -179,11 +179,204 @@ def remat(b, x):
 
 
 def unknown(b, x):
-    return jnp.flip(x, -1)
+    return x + 0.1 * jnp.fft.fft(x, axis=1).real
 
 
 def constant(b, x):
     return x * np.linspace(0.5, 1.5, x.shape[-1])
+
+
+# Structures of known networks.
+
+
+def narrowed(b, x, most=16):
+    """Keeps deep networks small."""
+    return b.conv(x, 6, size=1) if x.shape[-1] > most else x
+
+
+def multiplier(b, x):
+    x = narrowed(b, x)
+    return b.conv(x, 2 * x.shape[-1], groups=x.shape[-1])
+
+
+def dilated(b, x):
+    b.block()
+    kernel = b.get("kernel", (3, 3, x.shape[-1], 6))
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", rhs_dilation=(2, 2), dimension_numbers=DIMENSIONS
+    )
+
+
+def transposed(b, x):
+    b.block()
+    up = lax.conv_transpose(x, b.get("kernel", (2, 2, x.shape[-1], 6)), (2, 2), "SAME")
+    return up[:, ::2, ::2] + up[:, 1::2, 1::2]
+
+
+def one_dimensional(b, x):
+    n, h, w, c = x.shape
+    b.block()
+    y = lax.conv_general_dilated(
+        x.reshape(n, h * w, c), b.get("kernel", (3, c, 6)), (1,), "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )  # fmt: skip
+    return jnp.tanh(y).reshape(n, h, w, 6)
+
+
+def three_dimensional(b, x):
+    b.block()
+    kernel = b.get("kernel", (2, 2, 2, x.shape[-1], 6))
+    y = lax.conv_general_dilated(
+        jnp.stack([x, jnp.sin(x)], 1), kernel, (1, 1, 1), "SAME",
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )  # fmt: skip
+    return y.max(1)
+
+
+def inception(b, x):
+    return jnp.concatenate([b.conv(x, 2, size=1), jnp.tanh(b.conv(x, 4)), max_pool(b, x)], -1)
+
+
+def u_net(b, x):
+    down = jax.nn.relu(b.conv(x, 6, stride=2))
+    up = jax.image.resize(down, (*x.shape[:3], 6), "nearest")
+    return b.conv(jnp.concatenate([x, up], -1), 6)
+
+
+def pyramid(b, x):
+    top = b.conv(jax.nn.relu(b.conv(x, 8, stride=2)), 4, size=1)
+    side = b.conv(x, 4, size=1)
+    return b.conv(side + jax.image.resize(top, side.shape, "linear"), 6)
+
+
+def pixel_shuffle(b, x):
+    y = b.conv(x, 16, size=1)
+    n, h, w, _ = y.shape
+    y = y.reshape(n, h, w, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, 4)
+    return lax.reduce_window(y, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+
+
+def conv_next(b, x):
+    c = x.shape[-1]
+    y = layer_norm(b, b.conv(x, c, groups=c))
+    y = b.dense(jax.nn.gelu(b.dense(y, 8)), c)
+    b.block()
+    return x + y * b.get("scale", (c,))
+
+
+def instance_norm(b, x):
+    b.block()
+    mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+    return (x - mean) * lax.rsqrt(var + 0.1) * b.get("scale", (x.shape[-1],))
+
+
+def rms_norm(b, x):
+    b.block()
+    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * b.get("scale", (x.shape[-1],))
+
+
+# Attention.
+
+
+def heads(b, x):
+    n, h, w, c = x.shape
+    y = x.reshape(n, h * w, c)
+    projected = []
+    for size in (4, 4, 2):
+        b.block()
+        projected.append(jnp.einsum("ntc,chd->nthd", y, b.get("kernel", (c, 2, size))))
+    q, k, v = projected
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", q, k))
+    b.block()
+    out = jnp.einsum("nhqk,nkhd,hdo->nqo", weights, v, b.get("kernel", (2, 2, c)))
+    return x + out.reshape(x.shape)
+
+
+def fused_heads(b, x):
+    n, h, w, c = x.shape
+    qkv = b.dense(x.reshape(n, h * w, c), 24).reshape(n, h * w, 3, 2, 4)
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", qkv[:, :, 0], qkv[:, :, 1]))
+    out = jnp.einsum("nhqk,nkhd->nqhd", weights, qkv[:, :, 2]).reshape(n, h * w, 8)
+    return x + b.dense(out, c).reshape(x.shape)
+
+
+def class_token(b, x):
+    n, h, w, c = x.shape
+    b.block()
+    token = jnp.broadcast_to(b.get("bias", (1, 1, c)), (n, 1, c))
+    y = jnp.concatenate([token, x.reshape(n, h * w, c)], 1)
+    mixed = y + b.get("scale", (h * w + 1, c))
+    return x * jnp.tanh(mixed[:, 0] + mixed[:, jnp.array([1, 0])].sum(1))[:, None, None]
+
+
+def windows(b, x):
+    middle = lax.dynamic_slice_in_dim(x, x.shape[1] // 2, 1, 1)
+    return x.at[:, 0].add(middle[:, 0])
+
+
+# Control flow and derivative rules.
+
+
+@jax.custom_vjp
+def clipped(x, scale):
+    return jnp.tanh(x) * scale
+
+
+clipped.defvjp(
+    lambda x, scale: (clipped(x, scale), (x, scale)),
+    lambda kept, g: (jnp.clip(g, -0.1, 0.1) * kept[1] + 0 * kept[0], None),
+)
+
+
+def scanned_layers(b, x):
+    b.block()
+    c = x.shape[-1]
+    kernels = (b.get("kernel", (3, c, 6)), b.get("kernel_down", (3, 6, c)) * 0.2)
+
+    def layer(h, kernels):
+        up, down = kernels
+        return h + jax.nn.relu(h @ up) @ down, h.mean((1, 2))
+
+    h, means = lax.scan(layer, x, kernels)
+    return h * jnp.tanh(means.max(0))[:, None, None]
+
+
+def recurrent(b, x):
+    b.block()
+    c = x.shape[-1]
+    w_in, w = b.get("kernel", (c, 6)), 0.3 * b.get("kernel_carry", (6, 6))
+
+    def cell(h, y):
+        h = jnp.tanh(y @ w_in + h @ w)
+        return h, h
+
+    _, hs = lax.scan(cell, jnp.zeros((*x.shape[:1], x.shape[2], 6)), x.swapaxes(0, 1))
+    return hs.swapaxes(0, 1)
+
+
+def exchanged(b, x):
+    def body(i, carry):
+        first, second = carry
+        return jnp.sin(second) + first * 0.5, first
+
+    return sum(lax.fori_loop(0, 3, body, (x, jnp.ones_like(x))))
+
+
+def conditional(b, x):
+    b.block()
+    bias = b.get("bias", (x.shape[-1],))
+    return lax.cond(bias[0] > 0, lambda x: jnp.cos(x) + bias, lambda x: clipped(x, bias[1]), x)
+
+
+def nested(b, x):
+    b.block()
+    kernel = 0.5 * b.get("kernel", (x.shape[-1], x.shape[-1]))
+
+    @jax.checkpoint
+    def layer(h, _):
+        return jax.vmap(lambda y: lax.cond(True, lambda y: y @ kernel, jnp.tanh, y))(h) + h, None
+
+    return jax.jit(lambda x: lax.scan(layer, x, length=2)[0])(x)
 
 
 CONVOLUTIONS = {
@@ -191,7 +384,7 @@ CONVOLUTIONS = {
     "strided": lambda b, x: b.conv(x, 6, stride=2),
     "pointwise": lambda b, x: b.conv(x, 4, size=1),
     "depthwise": lambda b, x: b.conv(x, x.shape[-1], groups=x.shape[-1]),
-    "multiplier": lambda b, x: b.conv(x, 2 * x.shape[-1], groups=x.shape[-1]),
+    "multiplier": multiplier,
     "grouped": lambda b, x: b.conv(x, 8, groups=2),
     "residual": residual,
     "padded_residual": padded_residual,
@@ -226,7 +419,7 @@ RESHAPES = {
     "patches": patches,
     "halves": halves,
     "swapped_halves": swapped_halves,
-    "front": lambda b, x: x[..., : x.shape[-1] - 2],
+    "front": lambda b, x: x[..., : max(4, x.shape[-1] - 2)],
     "every_second": lambda b, x: jnp.concatenate([x[..., ::2], x[..., 1::2]], -1),
     "first_added": lambda b, x: x + x[..., :1],
     "positions": lambda b, x: jnp.where(lax.iota(int, x.shape[-1]) % 3 == 0, x, jnp.cos(x)),
@@ -235,15 +428,57 @@ RESHAPES = {
     "cumulative": lambda b, x: jnp.cumsum(x, -1),
     "maximum": lambda b, x: x - x.max(-1, keepdims=True),
     "unknown": unknown,
+    "turned": lambda b, x: x + jnp.flip(jnp.sin(x), (1, -1)),
+    "sorted": lambda b, x: jnp.sort(x, -1),
 }
+
+STRUCTURES = {
+    "conv": CONVOLUTIONS["conv"],
+    "relu": CONVOLUTIONS["relu"],
+    "residual": residual,
+    "batch_norm_eval": batch_norm_eval,
+    "dilated": dilated,
+    "transposed": transposed,
+    "one_dimensional": one_dimensional,
+    "three_dimensional": three_dimensional,
+    "inception": inception,
+    "u_net": u_net,
+    "pyramid": pyramid,
+    "pixel_shuffle": pixel_shuffle,
+    "conv_next": conv_next,
+    "instance_norm": instance_norm,
+    "rms_norm": rms_norm,
+    "heads": heads,
+    "fused_heads": fused_heads,
+    "class_token": class_token,
+    "scanned_layers": scanned_layers,
+    "recurrent": recurrent,
+    "exchanged": exchanged,
+    "conditional": conditional,
+    "nested": nested,
+    "clipped": lambda b, x: clipped(x, 0.7),
+    "rows": lambda b, x: x[:, jnp.arange(x.shape[1])[::-1]] * 0.5,
+    "windows": lambda b, x: x.at[:, 0].add(
+        lax.dynamic_slice_in_dim(x, x.shape[1] // 2, 1, 1)[:, 0]
+    ),
+    "running": lambda b, x: jnp.cumsum(jnp.tanh(x), 1) + jnp.sort(x, 2),
+    "global_max": lambda b, x: x * jax.nn.softplus(x.max((1, 2), keepdims=True)),
+    "elu": lambda b, x: jax.nn.elu(x) + jax.nn.sigmoid(x),
+    "mish": lambda b, x: jax.nn.mish(x) - jax.nn.leaky_relu(x),
+}
+
+BLOCKS = CONVOLUTIONS | RESHAPES | STRUCTURES
+HEADS = ("flatten", "mean", "two")
 
 
 def forward(blocks, head, b, x):
-    """Blocks, one more convolution, and a head of one or two linear layers."""
+    """Blocks, one more convolution, and a head of one or two linear layers, or two heads."""
     x = b.conv(x, 4)
     for block in blocks:
-        x = block(b, x)
+        x = narrowed(b, block(b, x))
     x = jax.nn.relu(b.conv(x, 4, size=1))
+    if head == "two":  # as a detector's: what it is, and where
+        return b.dense(x.mean((1, 2)), 3), b.conv(jax.nn.relu(b.conv(x, 6)), 4, size=1)
     x = jnp.tanh(b.dense(x.reshape(len(x), -1), 6)) if head == "flatten" else x.mean((1, 2))
     return b.dense(x, 3)
 
@@ -266,7 +501,13 @@ def build(blocks, head="flatten", image=(4, 4, 2)):
 
 def example(names, head="flatten", seed=0, batch=2):
     """`fn`, variables and images of a network of the named blocks."""
-    table = CONVOLUTIONS | RESHAPES
-    fn, structs = build([table[name] for name in names], head)
+    fn, structs = build([BLOCKS[name] for name in names], head)
     images = np.random.default_rng(seed).normal(size=(batch, 4, 4, 2))
     return fn, fill(structs, seed), jnp.asarray(images)
+
+
+def random_network(seed, deepest=12):
+    """The names of some blocks and a head, and the seed: a network as JSON."""
+    rng = np.random.default_rng(seed)
+    names = [str(n) for n in rng.choice(sorted(BLOCKS), rng.integers(1, deepest + 1))]
+    return {"blocks": names, "head": HEADS[rng.integers(len(HEADS))], "seed": seed}

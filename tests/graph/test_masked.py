@@ -9,35 +9,6 @@ from networks import example
 
 from jaxprune.graph import paths, trace
 
-NETWORK = ("batch_norm_eval", "relu", "residual", "depthwise", "dense_block", "relu")
-
-
-def zeroed(graph, variables, masks, role):
-    """The variables with every dropped unit's entries zero, at the members of one role."""
-    leaves = {path: np.array(leaf) for path, leaf in paths.leaves(variables)}
-    for name, group in graph.groups.items():
-        for m in group.members:
-            if m.role == role:
-                gone = m.positions[masks[name] == 0].ravel()
-                np.moveaxis(leaves[m.path], m.axis, 0)[gone] = 0
-    return jax.tree.structure(variables).unflatten(leaves.values())
-
-
-@pytest.mark.parametrize("role", ["reads", "writes"])
-@pytest.mark.parametrize("head", ["flatten", "mean"])
-def test_a_mask_is_the_same_as_zeros_in_the_variables(role, head):
-    fn, variables, x = example(NETWORK, head)
-
-    def logits(variables, x):
-        return fn(variables, x)[0]
-
-    graph = trace(logits, variables, x)
-    masks = random_masks(graph)
-    assert any((m == 0).any() for m in masks.values())
-    expected = logits(zeroed(graph, variables, masks, role), x)
-    near(graph.masked(logits)(variables, masks, x), expected, 1e-12)
-    assert np.abs(expected - logits(variables, x)).max() > 1e-3
-
 
 def test_masks_per_sample_equal_a_loop_over_the_samples():
     fn, variables, x = example(("residual", "shuffle", "depthwise"), batch=3)

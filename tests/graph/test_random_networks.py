@@ -1,26 +1,47 @@
-"""The laws on random architectures."""
+"""The laws on random architectures, and again on those that once broke them.
+
+`JAXPRUNE_RANDOM_NETWORKS` is the number of networks; more still: `scripts/random_laws.py`.
+"""
+
+import json
+import os
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import jax
 import pytest
-from laws import assert_laws
-from networks import CONVOLUTIONS, RESHAPES, example
+from laws import assert_laws_of_network
+from networks import BLOCKS, HEADS
 
-from jaxprune.graph import trace
+REGRESSIONS = json.loads(Path(__file__).with_name("regressions.json").read_text())
+PARTS = 4  # so that two cores share them
+EXAMPLES = int(os.environ.get("JAXPRUNE_RANDOM_NETWORKS", "24")) // PARTS
+
+NETWORKS = st.fixed_dictionaries(
+    {
+        "blocks": st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=12),
+        "head": st.sampled_from(HEADS),
+        "seed": st.integers(0, 10**6),
+    }
+)
 
 
-@pytest.mark.parametrize("table", [CONVOLUTIONS, RESHAPES], ids=["convolutions", "reshapes"])
-@hypothesis.settings(
-    max_examples=22, deadline=None, derandomize=True, print_blob=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)  # fmt: skip
-@hypothesis.given(data=st.data())
-def test_masked_equals_sliced_and_full_masks_the_function(table, data):
-    names = data.draw(st.lists(st.sampled_from(sorted(table)), min_size=1, max_size=4))
-    head = data.draw(st.sampled_from(["flatten", "mean"]))
-    seed = data.draw(st.integers(0, 10**6))
-    with jax.enable_x64(True):
-        fn, variables, x = example(names, head, seed)
-        graph = trace(fn, variables, x, state=lambda out: out[1])
-        assert_laws(graph, fn, variables, x, seed=seed)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_masked_equals_sliced_and_full_masks_the_function(part):
+    @hypothesis.seed(part)
+    @hypothesis.settings(
+        max_examples=EXAMPLES, deadline=None, database=None, print_blob=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(network=NETWORKS)
+    def laws_hold(network):
+        with jax.enable_x64(True):
+            assert_laws_of_network(network)
+
+    laws_hold()
+
+
+@pytest.mark.parametrize("network", REGRESSIONS, ids=lambda n: f"{n['head']}-{n['seed']}")
+def test_networks_that_once_broke_the_laws(network):
+    assert_laws_of_network(network)

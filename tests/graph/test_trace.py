@@ -51,10 +51,13 @@ def test_an_unknown_primitive_fixes_and_says_so():
 @pytest.mark.parametrize(
     ("between", "primitive"),
     [
-        (lambda h: jnp.flip(h, -1), "rev"),
+        (lambda h: jnp.fft.fft(h).real, "fft"),
         (lambda h: jax.nn.softmax(h), "reduce_max"),
         (lambda h: h - h.max(-1, keepdims=True), "reduce_max"),
         (lambda h: jnp.sort(h, -1), "sort"),
+        (lambda h: lax.top_k(h, 6)[0], "top_k"),
+        (lambda h: lax.dynamic_slice_in_dim(jnp.tile(h, 2), 3, 6, 1), "dynamic_slice"),
+        (lambda h: h.at[:, jnp.array([1])].set(0.0), "scatter"),
         (lambda h: jnp.cumsum(h, -1), "cumsum"),
         (lambda h: h * jnp.prod(h, -1, keepdims=True), "reduce_prod"),
         (lambda h: h[:, jnp.array([1, 0, 2, 3, 4, 5])], "gather"),
@@ -179,7 +182,7 @@ def test_state_neither_fixes_nor_is_masked():
 def test_state_that_does_not_follow_its_variable_fixes_it():
     def fn(variables, x):
         out = (x @ variables["a"] + variables["mean"]) @ variables["b"]
-        return out, {"mean": jnp.flip((x @ variables["a"]).mean(0))}
+        return out, {"mean": jnp.sort((x @ variables["a"]).mean(0))}
 
     variables = {
         "a": jnp.ones((3, 6)),
@@ -187,7 +190,7 @@ def test_state_that_does_not_follow_its_variable_fixes_it():
         "mean": jnp.ones(6),
         "c": jnp.ones(4),
     }
-    with pytest.raises(ValueError, match=r"nothing .* prunable.*rev at"):
+    with pytest.raises(ValueError, match=r"nothing .* prunable.*sort at"):
         trace(fn, variables, jnp.ones((2, 3)), state=lambda out: out[1])
 
 
@@ -202,8 +205,27 @@ def test_variables_that_are_refused():
         trace(fn, broken, x)
     with pytest.raises(ValueError, match=r"nothing .* prunable.*an output of the function"):
         trace(lambda v, x: x @ v["a"], variables, x)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"nothing .* prunable. Fixed: no variables"):
+        trace(lambda v, x: x, {}, x)
+    single = {"a": variables["a"][:, :1], "b": variables["b"][:1]}
+    with pytest.raises(ValueError, match=r"nothing .* prunable.*b\[1\]: an output"):
+        trace(lambda v, x: x @ v["a"] @ v["b"], single, x)
+
+
+def test_functions_that_cannot_be_traced():
+    _, variables, x = two_layers(jnp.tanh)
+    with pytest.raises(TypeError, match=r"dot_general.*Variables: a \(3, 6\), .*: \(5, 3\)"):
         trace(lambda v, x: x @ v["b"], variables, x)
+
+    def branching(v, x):
+        return x @ v["a"] @ v["b"] if x.sum() > 0 else x
+
+    with pytest.raises(TypeError, match=r"cannot trace branching .*not at values"):
+        trace(branching, variables, x)
+    with pytest.raises(TypeError, match=r"cannot trace .*argument"):
+        trace(branching, variables)
+    with pytest.raises(TypeError, match=r"cannot trace .*name \(\)"):
+        trace(lambda v: v["a"].sum(), {"a": jnp.ones(3), "name": "net"})
 
 
 def test_shapes_alone_are_enough():

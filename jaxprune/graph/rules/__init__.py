@@ -7,11 +7,14 @@
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule
 from jaxprune.graph.rules.contractions import CONTRACTIONS
 from jaxprune.graph.rules.elementwise import ELEMENTWISE
+from jaxprune.graph.rules.indexing import INDEXING
 from jaxprune.graph.rules.reductions import REDUCTIONS
 from jaxprune.graph.rules.shapes import SHAPES
 from jaxprune.graph.rules.unknown import UNKNOWN
 
-RULES: dict[str, Rule] = {**ELEMENTWISE, **SHAPES, **REDUCTIONS, **CONTRACTIONS}
+RULES: dict[str, Rule] = {
+    **ELEMENTWISE, **SHAPES, **INDEXING, **REDUCTIONS, **CONTRACTIONS
+}  # fmt: skip
 
 
 def rule_for(primitive_name: str) -> Rule:
@@ -19,4 +22,4 @@ def rule_for(primitive_name: str) -> Rule:
     return RULES.get(primitive_name, UNKNOWN)
 
 
-__all__ = ["RULES", "Equation", "Read", "Relation", "Rule", "rule_for"]
+__all__ = ["RULES", "UNKNOWN", "Equation", "Read", "Relation", "Rule", "rule_for"]

@@ -94,8 +94,11 @@ def dot_general(equation: Equation) -> Relation:
     """
     (lhs_c, rhs_c), (lhs_b, rhs_b) = equation.params["dimension_numbers"]
     channels = equation.channels
-    lhs = _dense_free(channels.singles(equation.ins[0], (*lhs_c, *lhs_b)))
-    rhs = _dense_free(channels.singles(equation.ins[1], (*rhs_c, *rhs_b)))
+    lhs, rhs = equation.ins
+    for a, b in zip(lhs_b, rhs_b, strict=True):
+        lhs, rhs = _along(equation, lhs, a, rhs, b), _along(equation, rhs, b, lhs, a)
+    lhs = _dense_free(channels.singles(lhs, (*lhs_c, *lhs_b)))
+    rhs = _dense_free(channels.singles(rhs, (*rhs_c, *rhs_b)))
     (lhs, rhs), _ = _contract(equation, (lhs, rhs), (lhs_b, rhs_b))
     (lhs, rhs), contracted = _contract(equation, (lhs, rhs), (lhs_c, rhs_c))
     reads = ()
@@ -120,6 +123,15 @@ def dot_general(equation: Equation) -> Relation:
     )
     rhs_writes = {**dict(zip(rhs_b, range(len(rhs_b)), strict=True)), **rhs_to_out}
     return Relation((lhs, rhs), (Labels(out),), reads, (lhs_to_out, rhs_writes), work)
+
+
+def _along(equation: Equation, labels: Labels, axis: int, other: Labels, other_axis: int) -> Labels:
+    """Brings a joint tuple to a batch axis along which the other operand has channels (heads)."""
+    if any(other_axis in axes for axes in other.tracked):
+        for held in labels.joint:
+            if axis in held:
+                return equation.channels.split(labels, held, axis)
+    return labels
 
 
 def _contract(

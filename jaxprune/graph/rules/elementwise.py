@@ -70,12 +70,13 @@ def bitcast(equation: Equation) -> Relation:
 
 
 _NAMES = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj
-convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
-gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne
-neg nextafter not or polygamma population_count pow real reduce_precision
-regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic
-shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+clz complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp
+exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p
+log2 logistic lt max min mul mulhi name ne neg nextafter not one_minus_square or polygamma
+polynomial population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt
+select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+stop_gradient sub tan tanh xor zeta
 """.split()
 
 ELEMENTWISE = {
@@ -83,5 +84,6 @@ ELEMENTWISE = {
     "sharding_constraint": Rule(elementwise, emit_sharding_constraint),
     "bitcast_convert_type": Rule(bitcast, emit_elementwise),
     "optimization_barrier": Rule(same_labels, emit_as_is),
+    "device_put": Rule(same_labels, emit_as_is),
     "debug_callback": Rule(same_labels, emit_as_is),
 }

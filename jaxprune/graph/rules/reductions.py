@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxprune.graph.labels import Labels
+from jaxprune.graph.labels import PLAIN, Labels
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule, emit_as_is
+from jaxprune.graph.rules.elementwise import same_labels
+from jaxprune.graph.rules.unknown import fix_all
 
 
 def reduce_sum(equation: Equation) -> Relation:
@@ -33,6 +35,21 @@ def reduce_other(equation: Equation) -> Relation:
     return Relation((labels,), (_drop_axes(labels, axes, equation.in_shapes[0]),))
 
 
+def collective(equation: Equation) -> Relation:
+    """psum, pmax, pmin: over names of mapped axes entry by entry, over positions a reduction.
+
+    Example: BatchNorm in a `vmap` is `psum[axes=('batch',)]` inside it, `psum[axes=(0,)]` outside.
+    Fields: axes.
+    """
+    axes = equation.params["axes"]
+    if all(isinstance(axis, str) for axis in axes):
+        return same_labels(equation)
+    if len(equation.ins) > 1 or any(isinstance(axis, str) for axis in axes):
+        return fix_all(equation)
+    is_sum = equation.eqn.primitive.name == "psum"
+    return reduce_sum(equation) if is_sum else reduce_other(equation)
+
+
 def _drop_axes(labels: Labels, axes: Sequence[int], shape: tuple[int, ...]) -> Labels:
     kept = [a for a in range(len(shape)) if a not in axes]
     return labels.without(axes).renumbered({a: i for i, a in enumerate(kept)})
@@ -56,10 +73,49 @@ def along_axis(equation: Equation) -> Relation:
     return _fix_touched(equation, [equation.params["axis"]], "runs along the channels")
 
 
+def reverse(equation: Equation) -> Relation:
+    """out[i] = operand[n - 1 - i] along `dimensions`: ids turn round with the channels."""
+    labels = equation.channels.singles(equation.ins[0])
+    turned = set(equation.params["dimensions"])
+    tracked = {a: i[::-1] if a[0] in turned else i for a, i in labels.tracked.items()}
+    return Relation((labels,), (Labels(tracked, labels.free),))
+
+
+def sort(equation: Equation) -> Relation:
+    """All operands are brought into the order of the first: tied, and fixed along `dimension`."""
+    axis = equation.params["dimension"]
+    channels, reason = equation.channels, equation.reason("sorts the channels")
+    operands = [channels.singles(o, touched=(axis,)) for o in equation.ins]
+    operands = [channels.fix_axes(o, (axis,), reason) for o in operands]
+    _, out = channels.unify(operands, equation.reason("meets an axis that keeps its size"))
+    return Relation((out,) * len(operands), (out,) * len(operands))
+
+
+def top_k(equation: Equation) -> Relation:
+    """The largest along one axis, which is fixed. Fields: axis."""
+    return _fix_touched(equation, [equation.params["axis"]], "sorts the channels")
+
+
 def _fix_touched(equation: Equation, axes: Sequence[int], text: str) -> Relation:
     labels = equation.channels.singles(equation.ins[0], touched=axes)
     labels = equation.channels.fix_axes(labels, axes, equation.reason(text))
     return Relation((labels,), (labels,) * len(equation.out_shapes))
+
+
+def reduce_any(equation: Equation) -> Relation:
+    """A reduction by any function, of several operands at once, each with its start.
+
+    Fields: dimensions.
+    """
+    half = len(equation.ins) // 2
+    axes = tuple(equation.params["dimensions"])
+    channels = equation.channels
+    operands = [channels.singles(o, touched=axes) for o in equation.ins[:half]]
+    reason = equation.reason("reduces over the channels")
+    operands = [channels.fix_axes(o, axes, reason) for o in operands]
+    _, common = channels.unify(operands, equation.reason("meets an axis that keeps its size"))
+    out = _drop_axes(common, axes, equation.in_shapes[0])
+    return Relation((common,) * half + (PLAIN,) * half, (out,) * half)
 
 
 _OTHER = ("reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
@@ -69,6 +125,11 @@ _ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 REDUCTIONS = {
     "reduce_sum": Rule(reduce_sum, emit_as_is),
     **dict.fromkeys((*_OTHER, "argmax", "argmin"), Rule(reduce_other, emit_as_is)),
+    "reduce": Rule(reduce_any, emit_as_is),
+    **dict.fromkeys(("psum", "pmax", "pmin"), Rule(collective, emit_as_is)),
+    "rev": Rule(reverse, emit_as_is),
+    "sort": Rule(sort, emit_as_is),
+    "top_k": Rule(top_k, emit_as_is),
     **dict.fromkeys(_WINDOWS, Rule(reduce_window, emit_as_is)),
     **dict.fromkeys(_ALONG, Rule(along_axis, emit_as_is)),
 }

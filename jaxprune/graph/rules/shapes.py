@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.graph.labels import PLAIN, Axes, Ids, Keep, Labels, layout, sliced_shape
-from jaxprune.graph.rules.base import Equation, Relation, Rule, Shape, bind
+from jaxprune.graph.rules.base import Equation, Relation, Rule, Shape, bind, emit_as_is
 from jaxprune.graph.rules.unknown import fix_all
 
 
@@ -57,6 +57,7 @@ def reshape(equation: Equation) -> Relation:
     runs = list(_runs(shape, out_shape))
     alone = {run[0]: out_run[0] for run, out_run in runs if len(run) == len(out_run) == 1}
     changed = {a for run, _ in runs for a in run if a not in alone}
+    labels = _part_joints(equation, labels, [run for run, _ in runs], alone)
     moved = labels.without(a for axes in labels.tracked if changed & set(axes) for a in axes)
     out = Labels(moved.tracked, labels.free & alone.keys()).renumbered(alone)
     tracked, free = dict(out.tracked), set(out.free)
@@ -92,15 +93,28 @@ def _runs(shape: Shape, out_shape: Shape) -> Iterator[tuple[list[int], list[int]
         yield axes, out_axes
 
 
-def _one_tuple(equation: Equation, labels: Labels, axes: list[int]) -> Labels:
-    """Leaves at most one tracked tuple inside a run of axes, and that one contiguous."""
-    channels = equation.channels
+def _part_joints(
+    equation: Equation, labels: Labels, runs: Sequence[list[int]], alone: Container[int]
+) -> Labels:
+    """Parts joint tuples that are not a contiguous piece of one run of axes.
+
+    Of their axes one stays that the reshape leaves alone, if there is one: in a pixel shuffle the
+    channels, not the places within a pixel.
+    """
     for held in labels.joint:
-        if set(held) & set(axes):
-            position = [axes.index(a) for a in held if a in axes]
-            contiguous = position == list(range(position[0], position[0] + len(held)))
-            if not (set(held) <= set(axes) and contiguous):
-                labels = channels.split(labels, held, next(a for a in held if a in axes))
+        if all(a in alone for a in held):
+            continue
+        run = next(run for run in runs if set(run) & set(held))
+        places = [run.index(a) for a in held if a in run]
+        if places != list(range(places[0], places[0] + len(held))):
+            stays = next((a for a in held if a in alone), run[places[0]])
+            labels = equation.channels.split(labels, held, stays)
+    return labels
+
+
+def _one_tuple(equation: Equation, labels: Labels, axes: list[int]) -> Labels:
+    """Leaves at most one tracked tuple inside a run of axes."""
+    channels = equation.channels
     held = [a for a in labels.tracked if set(a) & set(axes)]
     # What is fixed anyway gives way, then the shorter axis: a kernel's taps rather than its inputs.
     held.sort(key=lambda a: (not channels.fixed(labels.tracked[a]), labels.tracked[a].size))
@@ -200,6 +214,43 @@ def emit_concatenate(
 ) -> list[Any]:
     """As it is; the operands are already laid out alike."""
     return [lax.concatenate(list(values), eqn.params["dimension"])]
+
+
+def stack(equation: Equation) -> Relation:
+    """Operands side by side along a new axis `axis`: tied to each other. Fields: axis."""
+    axis = equation.params["axis"]
+    channels = equation.channels
+    operands = [channels.singles(o) for o in equation.ins]
+    _, common = channels.unify(operands, equation.reason("meets an axis that keeps its size"))
+    rank = len(equation.in_shapes[0])
+    out = common.renumbered({a: a + (a >= axis) for a in range(rank)})
+    return Relation((common,) * len(operands), (out,))
+
+
+def unstack(equation: Equation) -> Relation:
+    """Takes an axis apart, which is fixed. Fields: axis."""
+    axis, rank = equation.params["axis"], len(equation.in_shapes[0])
+    channels = equation.channels
+    labels = channels.singles(equation.ins[0], touched=(axis,))
+    labels = channels.fix_axes(labels, (axis,), equation.reason("picks out one channel"))
+    out = labels.renumbered({a: a - (a > axis) for a in range(rank) if a != axis})
+    return Relation((labels,), (out,) * len(equation.out_shapes))
+
+
+def tile(equation: Equation) -> Relation:
+    """Repeats the operand `reps` times along each axis, and its ids with it. Fields: reps."""
+    labels, reps = equation.channels.singles(equation.ins[0]), equation.params["reps"]
+    tracked = {axes: np.tile(ids, reps[axes[0]]) for axes, ids in labels.tracked.items()}
+    shape = equation.in_shapes[0]
+    grown = {a for a, n in enumerate(shape) if n == 1 and reps[a] > 1}
+    return Relation((labels,), (Labels(tracked, labels.free | grown),))
+
+
+def emit_tile(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
+    """Nothing repeats along a free axis."""
+    free = relation.outs[0].free
+    reps = tuple(1 if a in free else n for a, n in enumerate(eqn.params["reps"]))
+    return bind(eqn, values, reps=reps)
 
 
 def slice_(equation: Equation) -> Relation:
@@ -344,6 +395,9 @@ SHAPES = {
     "squeeze": Rule(squeeze, emit_reshape),
     "transpose": Rule(transpose, emit_transpose),
     "concatenate": Rule(concatenate, emit_concatenate),
+    "stack": Rule(stack, emit_as_is),
+    "unstack": Rule(unstack, emit_as_is),
+    "tile": Rule(tile, emit_tile),
     "slice": Rule(slice_, emit_slice),
     "split": Rule(split, emit_split),
     "pad": Rule(pad, emit_pad),

@@ -1,0 +1,96 @@
+"""`explain` and `preview`: what they tell is what cutting does."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import example
+
+from jaxprune.graph import cost, trace
+from jaxprune.graph.cost import QUANTITIES
+from jaxprune.report.encode import plain
+
+
+@pytest.fixture
+def traced():
+    fn, variables, x = example(("conv", "batch_norm_eval", "grouped", "residual"))
+    return trace(fn, variables, x, state=lambda out: out[1]), fn, variables, x
+
+
+def totals(of):
+    return {q: getattr(of, q) for q in QUANTITIES}
+
+
+def measured(fn, pruned, x):
+    """The cost of the network that was really cut, counted from its own shapes."""
+    return totals(cost(pruned.wrap(fn), pruned.variables, x))
+
+
+def test_a_unit_costs_what_cutting_it_saves(traced):
+    graph, fn, variables, x = traced
+    found = graph.explain()
+    whole = totals(cost(fn, variables, x))
+    assert totals(found.cost) == whole
+    assert [row.name for row in found.groups] == list(graph.groups)
+    for row in found.groups:
+        less = measured(fn, graph.slice(variables, graph.masks({row.name: [0]})), x)
+        assert totals(row) == {q: whole[q] - less[q] for q in QUANTITIES}
+        assert row.params > 0 and row.macs > 0
+
+
+def test_explain_shows_every_group_and_every_fixed_axis_and_is_plain_data(traced):
+    graph = traced[0]
+    found = graph.explain()
+    text = " ".join(str(found).split())
+    for row in found.groups:
+        assert row.name in text
+        assert f"{row.params:,.0f} {row.macs:,.0f} {row.activations:,.0f}" in text
+    for reason in found.fixed.values():
+        assert " ".join(reason.split()) in text
+    assert any("conv_general_dilated at " in reason for reason in found.fixed.values())
+    assert any("networks.py:" in reason for reason in found.fixed.values())
+    assert "\x1b" not in str(found)
+    record = plain(found)
+    assert record["groups"][0]["name"] == graph.names[0] and record["fixed"] == graph.fixed
+
+
+def test_explain_folds_what_lies_in_one_module():
+    def fn(variables, x):
+        bn = variables["bn"]
+        return (x @ variables["a"] * bn["scale"] + bn["bias"]) @ variables["b"]
+
+    shapes = {"a": (3, 4), "b": (4, 2)}
+    variables = {n: jnp.ones(s) for n, s in shapes.items()} | {
+        "bn": {"scale": jnp.ones(4), "bias": jnp.ones(4)}
+    }
+    text = str(trace(fn, variables, jnp.ones((5, 3))).explain())
+    assert "→ a[1], bn/{bias,scale}[0]" in text and "← b[0]" in text
+
+
+def test_preview_is_what_the_cut_network_costs(traced):
+    graph, fn, variables, x = traced
+    first, last = graph.names[0], graph.names[-1]
+    masks = graph.masks({first: [0, 1], last: [1]})
+    found = graph.preview(masks)
+    before, after = (
+        totals(cost(fn, variables, x)),
+        measured(fn, graph.slice(variables, masks), x),
+    )
+    assert totals(found.before) == before and totals(found.after) == after
+    assert found.saved == {q: before[q] - after[q] for q in QUANTITIES}
+    for row in found.groups:
+        dropped = np.flatnonzero(np.asarray(masks[row.name]) == 0)
+        assert (row.before, row.before - row.after) == (graph.groups[row.name].size, len(dropped))
+        alone = graph.preview(graph.masks({row.name: dropped.tolist()}))
+        assert totals(row) == alone.saved
+    text = " ".join(str(found).split())
+    assert f"MACs {before['macs']:,} {after['macs']:,} {before['macs'] - after['macs']:,}" in text
+    assert first in text and f"{len(graph.names) - 2} of {len(graph.names)} groups stay" in text
+
+
+def test_preview_refuses_what_slice_refuses(traced):
+    graph = traced[0]
+    name, group = next(iter(graph.groups.items()))
+    with pytest.raises(ValueError, match="keeps nothing"):
+        graph.preview(graph.masks({name: range(group.size)}))
+    with pytest.raises(ValueError, match="missing"):
+        graph.preview({})
