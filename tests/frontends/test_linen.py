@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxprune.frontends import functional
+from jaxprune.graph import trace
 
 
 class Net(nn.Module):
@@ -40,3 +41,25 @@ def test_without_variables():
 def test_any_other_thing_is_refused_with_the_way_out(module):
     with pytest.raises(TypeError, match=r"flax\.linen.*fn\(variables, \*args\)"):
         functional(module)
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(nn.Dense(8)(x)))
+
+
+def test_what_comes_back_takes_keys_and_gives_fresh_variables():
+    module = Dropped()
+    fn, variables = functional(module, module.init(jax.random.key(0), X))
+    graph = trace(fn, variables, X)
+    pruned = graph.slice(variables, graph.masks({"Dense_1": [1, 2, 6]}))
+    small = pruned.module()
+    once, twice = (
+        small.apply(pruned.variables, X, train=True, rngs={"dropout": jax.random.key(k)})
+        for k in (0, 1)
+    )
+    assert not np.allclose(once, twice)
+    fresh = small.init(jax.random.key(5), X)
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, pruned.variables)
+    assert np.isfinite(small.apply(fresh, X)).all()
