@@ -37,6 +37,8 @@ its stages, one by one; each goes on where it was, and says what it lacks:
 what there is:
   status RUN          where a run is, and which command goes on
   compare RUN RUN ... runs side by side; --json FILE, --plot FILE
+  inspect MODEL       what can be pruned in a model, what it costs, what is fixed and why;
+                      --input SHAPE, see inspect --help
 
 CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
 COMMAND CONFIG --help shows every field of that config, with its value and its meaning.
@@ -51,6 +53,7 @@ examples:
   jaxprune run configs/digits_vgg.py --search.population 256 --out runs/larger
   jaxprune train configs/digits_vgg.py --out runs/mine && jaxprune status runs/mine
   jaxprune compare runs/digits_vgg runs/larger --plot tradeoff.png
+  jaxprune inspect mypackage.models:make_model --input 1,224,224,3
 """
 
 _FULL = ("ENOSPC", "EDQUOT", "EFBIG")
@@ -144,6 +147,67 @@ def compare(arguments: Sequence[str]) -> None:
     comparison.show(runs)
 
 
+def inspect(arguments: Sequence[str]) -> None:
+    """`jaxprune inspect MODEL --input SHAPE`: what the channel graph of a model found."""
+    parser = _Parser(
+        "inspect",
+        "The coupled channel groups of a model with what a unit costs, and what is fixed and why.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="module:attribute, importable from here: a module (Flax, Haiku, Equinox, Keras), "
+        "(module, variables), (fn, variables), or a callable without arguments that gives one of "
+        "these; or a shipped model's name, such as resnet50",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="SHAPE",
+        action="append",
+        required=True,
+        help="an input's shape with its batch, such as 1,224,224,3; once for each. Of a shipped "
+        "model height,width,channels",
+    )
+    parser.add_argument(
+        "--dtype", action="append", default=[], help="float32 by default; for all inputs, or each"
+    )
+    parser.add_argument(
+        "--arg",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a keyword that the model is called with, such as train=False. Of a shipped model an "
+        "option, such as num_classes=10 (1000 by default)",
+    )
+    parser.add_argument(
+        "--protect", metavar="PATTERN", action="append", default=[], help="what has to stay whole"
+    )
+    parser.add_argument(
+        "--allow-inexact", action="store_true", help="open LayerNorm and RMSNorm over channels"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write it as JSON too")
+    given = parser.parse_args(arguments)
+    _without_accelerator()
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    from jaxprune.report import inspect as inspection
+    from jaxprune.report import summary
+    from jaxprune.report.encode import plain
+
+    inputs = inspection.structs(given.input, given.dtype)
+    found = inspection.inspect(
+        given.model,
+        inputs,
+        arguments=dict(map(inspection.keyword, given.arg)),
+        protect=given.protect,
+        allow_inexact=given.allow_inexact,
+    ).explain()
+    if given.json:
+        named = {"model": given.model, "input": inspection.describe(inputs)}
+        summary.write(given.json, {**named, **plain(found)})
+    inspection.show(given.model, inputs, found)
+
+
 def _without_accelerator() -> None:
     """For commands that only read: the process that runs may hold the accelerator alone."""
     import jax
@@ -211,6 +275,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     **{name: partial(_stage, name) for name in _STAGES},
     "status": status,
     "compare": compare,
+    "inspect": inspect,
 }
 _HELP = ("--help", "-h")
 

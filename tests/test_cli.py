@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -203,7 +204,7 @@ def test_status_of_a_run(folder, capsys):
     assert "mine · genetic · seed 7" in out and out.count("waiting") == 6
 
 
-@pytest.mark.parametrize("command", ["train", "search", "status", "compare"])
+@pytest.mark.parametrize("command", ["train", "search", "status", "compare", "inspect"])
 def test_every_command_has_its_help(command, capsys):
     code, out, _ = stopped(capsys, command, "--help")
     assert code == 0 and f"jaxprune {command}" in out
@@ -221,6 +222,102 @@ def test_every_command_has_its_help(command, capsys):
 )
 def test_a_mistake_in_the_other_commands_is_one_line_too(capsys, arguments, words):
     code, out, err = stopped(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxprune: error: ") and err.count("\n") == 1 and words in err
+
+
+MODELS = """
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+class Mlp(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2, name="b")(jnp.tanh(nn.Dense(4, name="a")(x)))
+
+def fn(variables, x):
+    return jnp.tanh(x @ variables["a"]) @ variables["b"]
+
+class Namespace:
+    instance = Mlp()
+
+def make():
+    return fn, {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+
+bound = Mlp().bind(Mlp().init(jax.random.key(0), jnp.ones((1, 3)), train=False))
+number = 3
+def fails():
+    raise RuntimeError("out of order")
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A module `mine_models` of the user's in the current directory."""
+    (tmp_path / "mine_models.py").write_text(MODELS)
+    (tmp_path / "mine_broken.py").write_text("import absent_library\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("mine_models", "mine_broken"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "attribute, group",
+    [
+        ("Mlp", "params/a/kernel[1]"),
+        ("Namespace.instance", "params/a/kernel[1]"),
+        ("bound", "params/a/kernel[1]"),
+        ("make", "a[1]"),
+    ],
+)
+def test_inspect_shows_the_graph_of_a_model_of_the_users(models, attribute, group, capsys):
+    keywords = () if attribute == "make" else ("--arg", "train=False")
+    json_file = models / "out" / "graph.json"
+    name = f"mine_models:{attribute}"
+    cli.main(["inspect", name, "--input", "1,3", *keywords, "--json", str(json_file)])
+    out = capsys.readouterr().out
+    assert f"{name} · float32[1,3]" in out and f"→ {group}" in out and "an output" in out
+    found = json.loads(json_file.read_text())
+    (row,) = found["groups"]
+    # One hidden unit: three weights in, two out, and a Linen layer's bias.
+    params = 5 if attribute == "make" else 6
+    assert (row["name"], row["size"], row["params"], row["macs"]) == (group, 4, params, 5)
+    assert (found["model"], found["input"]) == (name, "float32[1,3]")
+    assert found["cost"]["macs"] == 20
+
+
+def test_inspect_knows_the_shipped_models(capsys):
+    arguments = ["vgg_small", "--input", "8,8,1", "--arg", "num_classes=10", "--protect", "conv1*"]
+    cli.main(["inspect", *arguments])
+    out = capsys.readouterr().out
+    assert "vgg_small · float32[8,8,1]" in out and "protected" in out and "resnet" not in out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["resnet5", "--input", "8,8,3"], "module:attribute, a shipped one by vgg_small"),
+        (["resnet18", "--input", "1,8,8,3"], "images (height, width, channels)"),
+        (["resnet18", "--input", "8,8,3", "--input", "3"], "has one input, not 2"),
+        (["absent.models:make", "--input", "3"], "there is no Python module 'absent'"),
+        (["mine_broken:make", "--input", "3"], "No module named 'absent_library'"),
+        (["mine_models:mak", "--input", "3"], "has no attribute 'mak'"),
+        (["mine_models:number", "--input", "3"], "of type int, no model; it has to name a module"),
+        (["mine_models:fn", "--input", "3"], "calling it failed: TypeError: fn() missing 2"),
+        (["mine_models:fails", "--input", "3"], "calling it failed: RuntimeError: out of order"),
+        (["mine_models:make", "--input", "1,5"], "mine_models:make with input float32[1,5]: Type"),
+        (["mine_models:make", "--input", "1,x"], "'1,x' is no shape"),
+        (["mine_models:make", "--input", "1,3", "--dtype", "real"], "'real' is no type"),
+        (["mine_models:make", "--input", "1,3", "--arg", "train"], "'train' is no keyword"),
+        (["mine_models:make", "--input", "1,3", "--protect", "c"], "pattern 'c' matches none"),
+        (["mine_models:make", "--input", "1,3", "--protect", "a"], "nothing in this function"),
+    ],
+)
+def test_a_mistake_in_inspect_is_one_line(models, arguments, words, capsys):
+    code, out, err = stopped(capsys, "inspect", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("jaxprune: error: ") and err.count("\n") == 1 and words in err
 
