@@ -54,6 +54,11 @@ def allocate(
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(f"allocation: unknown {allocation!r}; known are {', '.join(ALLOCATIONS)}")
+    if budget.scopes:
+        raise ValueError(
+            "budget.scopes: they are for methods that rank units over the network (l1, taylor, …); "
+            "for widths from sensitivity use budget.limits"
+        )
     if curves is None and allocation != "proportional":
         raise ValueError(f"allocation: {allocation} needs sensitivity curves")
     if curves is not None and (absent := set(model.names) - set(curves.loss)):

@@ -48,6 +48,9 @@ class Budget:
     """Pattern of groups to the least and the largest fraction that they keep."""
     min_channels: int = 1
     """Least number of channels that a group keeps; a smaller group stays whole."""
+    scopes: dict[str, float] = field(default_factory=dict)
+    """Pattern of groups to the fraction of their units, taken together, that they keep.
+    Each scope is ranked by itself, all other groups under the targets; for methods that rank."""
 
     def __post_init__(self):
         """Refuses what can be met by no network at all."""
@@ -60,6 +63,12 @@ class Budget:
                 raise ValueError(
                     f"budget.limits[{pattern!r}]: ({low}, {high}), must be kept fractions with "
                     "0 <= least <= largest <= 1"
+                )
+
+        for pattern, fraction in self.scopes.items():
+            if not 0 < fraction <= 1:
+                raise ValueError(
+                    f"budget.scopes[{pattern!r}]: {fraction}, must be a kept fraction in (0, 1]"
                 )
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -52,31 +52,67 @@ def select(
 def global_widths(
     graph: ChannelGraph, scores: Scores, budget: Budget, normaliser: Normaliser
 ) -> dict[str, int]:
-    """The widths at which a ranking over the whole network first meets every target."""
+    """The widths at which a ranking over the whole network first meets every target.
+
+    Groups of a scope are ranked among themselves, until the scope keeps no more than its fraction
+    of their units.
+
+    Raises:
+      ValueError: targets beyond reach, also those that the scopes' widths leave beyond reach; a
+        scope's fraction that its groups' limits do not allow; a group in two scopes.
+    """
+    budget.require_feasible(graph)
     low, high, steps = budget.bounds(graph)
     scale = _NORMALISERS[normaliser]
     ordered = [
         np.sort(scores[name] / max(scale(scores[name]), 1e-30))[::-1] for name in graph.groups
     ]
-    cuts = np.unique(np.concatenate([[-np.inf], *ordered]))
 
-    def widths_at(cut: float) -> np.ndarray:
-        above = np.array([np.sum(o > cut) for o in ordered])
-        return np.clip(np.where(above < high, above // steps * steps, high), low, high)
+    def widths_at(cut: float, groups: np.ndarray) -> np.ndarray:
+        above = np.array([np.sum(ordered[g] > cut) for g in groups])
+        floor, top, step = low[groups], high[groups], steps[groups]
+        return np.clip(np.where(above < top, above // step * step, top), floor, top)
 
-    # Costs fall as the cut rises, so the first cut that meets all targets is found by bisection.
+    def first_met(groups: np.ndarray, met: Callable[[np.ndarray], bool]) -> np.ndarray:
+        """Widths fall as the cut rises, so the first cut that will do is found by bisection."""
+        cuts = np.unique(np.concatenate([[-np.inf], *(ordered[g] for g in groups)]))
+        first, last = 0, len(cuts) - 1
+        while first < last:
+            middle = (first + last) // 2
+            done = met(widths_at(cuts[middle], groups))
+            first, last = (first, middle) if done else (middle + 1, last)
+        return widths_at(cuts[first], groups)
+
+    widths = graph.sizes.copy()
+    free = np.arange(len(widths))
+    for pattern, fraction in budget.scopes.items():
+        names = paths.select([pattern], graph.groups)
+        groups = np.array([graph.names.index(name) for name in names])
+        if not np.isin(groups, free).all():
+            raise ValueError(f"budget.scopes: a group of {pattern!r} is in another scope, too")
+        most = fraction * graph.sizes[groups].sum() + 1e-9
+        widths[groups] = first_met(groups, lambda w, most=most: w.sum() <= most)
+        if widths[groups].sum() > most:
+            raise ValueError(
+                f"budget.scopes[{pattern!r}]: {fraction} of its units are fewer than the limits of "
+                f"its groups allow, {widths[groups].sum() / graph.sizes[groups].sum():.3g}"
+            )
+        free = np.setdiff1d(free, groups)
     reach = budget.limits_of(graph)
 
-    def met(cut: float) -> bool:
-        costs = graph.costs(widths_at(cut))
+    def costs_fit(chosen: np.ndarray) -> bool:
+        every = widths.copy()
+        every[free] = chosen
+        costs = graph.costs(every)
         return all(within(costs[q], most) for q, most in reach.items())
 
-    budget.require_feasible(graph)
-    first, last = 0, len(cuts) - 1
-    while first < last:
-        middle = (first + last) // 2
-        first, last = (first, middle) if met(cuts[middle]) else (middle + 1, last)
-    return dict(zip(graph.names, widths_at(cuts[first]).tolist(), strict=True))
+    if len(free):
+        widths[free] = first_met(free, costs_fit)
+    if not costs_fit(widths[free]):
+        raise ValueError(
+            f"budget.targets: {budget.targets!r} is beyond reach with what budget.scopes keep"
+        )
+    return dict(zip(graph.names, widths.tolist(), strict=True))
 
 
 def kernels(graph: ChannelGraph, variables: Any, group: Group) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +240,27 @@ def _one_round(
     wanted = {n: w if w < left[n] or (every and i) else sizes[n] for n, w in widths.items()}
     narrowing = sum(wanted[name] < sizes[name] for name in wanted)
     title = "search" if n == 1 else f"search {i + 1}/{n}"
-    with run.stage("search"), track(title, narrowing, "groups") as advance:
+    with run.stage("search"), track(title, len(batches), "batches") as advance:
         # One key for all rounds: a group's search is its own, whichever round it is in.
         key = jax.random.fold_in(run.key, 2)
         dense = zeroed(run.graph, variables, masks)
-        chosen = _select(run, run.config.method, dense, batches, key, wanted)
-        advance(narrowing)
+        watched = _Watched(batches, functools.partial(advance, note=f"{narrowing} groups"))
+        chosen = _select(run, run.config.method, dense, watched, key, wanted)
     return chosen._replace(masks=schedule.narrowed(masks, chosen.masks, widths))
+
+
+class _Watched:
+    """Batches that tell how far the first walk over them has got: it is most of a method's work."""
+
+    def __init__(self, batches: Sequence[Any], advance: Callable[[], None]):
+        self._batches, self._advance, self._seen = batches, advance, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for i, batch in enumerate(self._batches):
+            yield batch
+            if i >= self._seen:
+                self._seen = i + 1
+                self._advance()
 
 
 def _with_variables(state: TrainState, variables: Variables) -> TrainState:

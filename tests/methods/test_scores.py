@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from jaxprune.budget import allocate
 from jaxprune.methods.contract import accuracy, cross_entropy
-from jaxprune.methods.ranking import filter_norms
+from jaxprune.methods.ranking import filter_norms, global_widths
 from jaxprune.statistics import mask_gradients
 
 
@@ -89,3 +90,30 @@ def test_mask_gradients_equal_a_loop_over_samples(case):
         np.testing.assert_allclose(found.square[group], np.square(g).mean(0), rtol=1e-4, atol=1e-6)
     assert kept(case, "taylor", WIDTHS)[A] == expected(found.absolute[A], 3)
     assert kept(case, "fisher", WIDTHS)[A] == expected(found.square[A], 3)
+
+
+def test_scopes_are_ranked_by_themselves(case):
+    graph, variables, _ = case
+    scores = filter_norms(graph, variables, 1)
+    names = list(graph.groups)
+    whole = jp.Budget("params/2")
+    scoped = jp.Budget("params/2", scopes={"params/b/*": 0.3})
+    widths = global_widths(graph, scores, scoped, "mean")
+    assert widths[names[1]] == 2  # of 7
+    assert graph.cost(widths).params <= graph.cost().params / 2
+    # What the scope gives up more than it would have, the others keep.
+    assert widths[names[0]] >= global_widths(graph, scores, whole, "mean")[names[0]]
+    together = jp.Budget("params/1", scopes={"*": 0.4})
+    assert sum(global_widths(graph, scores, together, "mean").values()) == 6  # of 15
+    kept = jp.Budget("params/3", scopes={"params/a/*": 1.0, "params/b/*": 1.0})
+    with pytest.raises(ValueError, match=r"beyond reach with what budget\.scopes keep"):
+        global_widths(graph, scores, kept, "mean")
+    with pytest.raises(ValueError, match="in another scope"):
+        global_widths(graph, scores, jp.Budget("params/2", scopes={"*": 0.5, "*b*": 0.5}), "mean")
+    with pytest.raises(ValueError, match="fewer than the limits"):
+        few = jp.Budget("params/1", scopes={"params/b/*": 0.1}, min_channels=3)
+        global_widths(graph, scores, few, "mean")
+    with pytest.raises(ValueError, match="kept fraction"):
+        jp.Budget("params/2", scopes={"*": 0.0})
+    with pytest.raises(ValueError, match=r"budget\.limits"):
+        allocate(None, graph, scoped, "proportional")
