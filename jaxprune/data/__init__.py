@@ -8,8 +8,9 @@ from jaxprune.data.batches import (
     eval_batches,
     steps_per_epoch,
 )
-from jaxprune.data.dataset import Dataset, Split
+from jaxprune.data.dataset import Dataset
 from jaxprune.data.registry import NAMES, load
+from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
 
 __all__ = [

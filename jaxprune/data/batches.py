@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
-
-from jaxprune.data.dataset import Split
-
-if TYPE_CHECKING:
-    from jaxprune.data.streamed import Streamed
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -52,6 +47,14 @@ def batch_indices(seed: int, step: int, num_examples: int, batch_size: int) -> n
     return epoch_indices(seed, epoch, num_examples, batch_size)[within]
 
 
+class Chunked(Protocol):
+    """What can be read in its order: a `Split` or a `Streamed`."""
+
+    def chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Images and labels, `size` at a time and the rest at the end."""
+        ...
+
+
 class EvalBatch(NamedTuple):
     """A batch of one fixed size.
 
@@ -66,7 +69,7 @@ class EvalBatch(NamedTuple):
     valid: np.ndarray
 
 
-def eval_batches(split: Split | Streamed, batch_size: int) -> Iterator[EvalBatch]:
+def eval_batches(split: Chunked, batch_size: int) -> Iterator[EvalBatch]:
     """The whole split in its order, in batches of one size, so that nothing compiles twice."""
     for images, labels in split.chunks(batch_size):
         missing = batch_size - len(labels)

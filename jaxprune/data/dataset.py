@@ -7,53 +7,14 @@ chooses reads the held-out part, which is fixed by the data set's own seed and n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxprune.data.streamed import Streamed
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images with their labels.
-
-    Attributes:
-      images: uint8 `[N, H, W, C]`.
-      labels: int32 `[N]`, from 0.
-      ids: `[N]` strings that name the examples across splits.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Of one image: (height, width, channels)."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
-
-    def first(self, count: int | None) -> Split:
-        """The first `count` examples; None: all."""
-        return Split(self.images[:count], self.labels[:count], self.ids[:count])
-
-    def chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All images and labels in their order, `size` at a time and the rest at the end."""
-        for start in range(0, len(self), size):
-            stop = start + size
-            yield self.images[start:stop], self.labels[start:stop]
-
-    def take(self, positions: np.ndarray) -> Split:
-        """The examples at `positions`, in that order."""
-        return Split(self.images[positions], self.labels[positions], self.ids[positions])
+from jaxprune.data.split import Split
+from jaxprune.data.streamed import Streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +124,56 @@ def assemble(
     train = examples.take(np.setdiff1d(np.arange(len(examples)), chosen))
     mean, std = statistics or channel_statistics(train.images)
     return Dataset(name, train, examples.take(chosen), num_classes, mean, std, load_test)
+
+
+def hold_out(
+    name: str,
+    examples: Streamed,
+    test: Streamed,
+    *,
+    heldout: int | str | Path | None,
+    seed: int,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> Dataset:
+    """A data set on disk, of which some training examples are held out, in memory.
+
+    They are drawn uniformly and not balanced over the classes: for that, every label would have to
+    be read, and with it the whole data set.
+
+    Args:
+      name: of the data set.
+      examples: the whole training part.
+      test: the test part.
+      heldout: how many to hold out, or a file with one id a line; None: 5,000, of fewer than
+        50,000 a tenth.
+      seed: chooses which.
+      statistics: mean and standard deviation of each channel; None: of the held-out images.
+
+    Raises:
+      ValueError: a `heldout` that the examples do not allow.
+    """
+    count = len(examples)
+    if heldout is None:
+        heldout = min(5000, count // 10)
+    if isinstance(heldout, int):
+        if not 0 < heldout < count:
+            raise ValueError(f"heldout is {heldout}; {count} examples allow 1 to {count - 1}")
+        chosen = np.sort(np.random.default_rng(seed).choice(count, heldout, replace=False))
+    else:
+
+        def place(name: str) -> int | None:
+            split, _, number = name.rpartition("_")
+            known = split == examples.split and number.isdecimal() and int(number) < count
+            return int(number) if known else None
+
+        chosen = positions_in_file(Path(heldout), place, f"{examples.split}_00000")
+        if not 0 < len(chosen) < count:
+            raise ValueError(f"heldout file {heldout} names {len(chosen)} of {count} examples")
+    rest = np.delete(np.arange(count, dtype=np.int32), chosen)
+    held = examples.take(chosen)
+    mean, std = statistics or channel_statistics(held.images)
+    train = dataclasses.replace(examples, positions=examples.positions[rest])
+    return Dataset(name, train, held, examples.num_classes, mean, std, lambda: test)
 
 
 def choose_balanced(labels: np.ndarray, count: int, seed: int, num_classes: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from jaxprune.data.dataset import Dataset, Split, assemble, choose_balanced
+from jaxprune.data.dataset import Dataset, assemble, choose_balanced
+from jaxprune.data.split import Split
 
 _TEST = 500
 _HELDOUT = 200

@@ -16,14 +16,13 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jaxprune.data.batches import batch_indices
-from jaxprune.data.dataset import Dataset, Split, channel_statistics, positions_in_file
+from jaxprune.data.split import Split
 
 _AREA = (0.08, 1.0)  # of a training crop, as a part of the image's
 _ASPECT = (3 / 4, 4 / 3)  # of a training crop, its width by its height
@@ -188,53 +187,3 @@ def central_crop(image: Image.Image, side: int) -> Image.Image:
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return resized.crop((left, top, left + side, top + side))
-
-
-def hold_out(
-    name: str,
-    examples: Streamed,
-    test: Streamed,
-    *,
-    heldout: int | str | Path | None,
-    seed: int,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
-) -> Dataset:
-    """A data set on disk, of which some training examples are held out, in memory.
-
-    They are drawn uniformly and not balanced over the classes: for that, every label would have to
-    be read, and with it the whole data set.
-
-    Args:
-      name: of the data set.
-      examples: the whole training part.
-      test: the test part.
-      heldout: how many to hold out, or a file with one id a line; None: 5,000, of fewer than
-        50,000 a tenth.
-      seed: chooses which.
-      statistics: mean and standard deviation of each channel; None: of the held-out images.
-
-    Raises:
-      ValueError: a `heldout` that the examples do not allow.
-    """
-    count = len(examples)
-    if heldout is None:
-        heldout = min(5000, count // 10)
-    if isinstance(heldout, int):
-        if not 0 < heldout < count:
-            raise ValueError(f"heldout is {heldout}; {count} examples allow 1 to {count - 1}")
-        chosen = np.sort(np.random.default_rng(seed).choice(count, heldout, replace=False))
-    else:
-
-        def place(name: str) -> int | None:
-            split, _, number = name.rpartition("_")
-            known = split == examples.split and number.isdecimal() and int(number) < count
-            return int(number) if known else None
-
-        chosen = positions_in_file(Path(heldout), place, f"{examples.split}_00000")
-        if not 0 < len(chosen) < count:
-            raise ValueError(f"heldout file {heldout} names {len(chosen)} of {count} examples")
-    rest = np.delete(np.arange(count, dtype=np.int32), chosen)
-    held = examples.take(chosen)
-    mean, std = statistics or channel_statistics(held.images)
-    train = dataclasses.replace(examples, positions=examples.positions[rest])
-    return Dataset(name, train, held, examples.num_classes, mean, std, lambda: test)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxprune.data.dataset import Dataset, Split, assemble
-from jaxprune.data.streamed import Streamed, hold_out
+from jaxprune.data.dataset import Dataset, assemble, hold_out
+from jaxprune.data.split import Split
+from jaxprune.data.streamed import Streamed
 
 # Those that trained networks in circulation were normalised by; of any other data set they are
 # taken from its training images.

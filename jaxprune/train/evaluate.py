@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprune.data.augment import normalize
 from jaxprune.data.batches import eval_batches
-from jaxprune.data.dataset import Split
+from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
 from jaxprune.train.network import Forward, Network
 

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from jaxprune.data.batches import batch_indices
-from jaxprune.data.dataset import Split
+from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
 from jaxprune.graph import paths
 from jaxprune.train.losses import DistillConfig

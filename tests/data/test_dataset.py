@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from jaxprune import data
-from jaxprune.data.dataset import Split, assemble, channel_statistics, check, choose_balanced
+from jaxprune.data.dataset import assemble, channel_statistics, check, choose_balanced
+from jaxprune.data.split import Split
 
 
 def toy(count=40, classes=4):

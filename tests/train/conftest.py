@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxprune.data.dataset import Split
+from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
 from jaxprune.train.network import Network, Output
 
