@@ -5,6 +5,10 @@
 
 It trains on 20,000 images, so that the other 30,000 of the training part can tell small differences
 apart.
+
+Time: an hour and a quarter a seed for all schedules on 2 x86-64 CPU cores, shared with other work.
+Result: one seed; held out 68.2 % layerwise, 68.1 % gradual (cubic), 67.6 % joint, 67.4 % gradual
+(linear), at 8x fewer parameters and 3x fewer MACs; 74.7 % unpruned.
 """
 
 from jaxprune.budget import Budget
