@@ -182,9 +182,8 @@ def selected(run: Experiment) -> Selection:
     return Selection(stored["masks"], stored["variables"], json_files.read(path))
 
 
-def _scheduled(run: Experiment, variables: Variables) -> Selection:
-    """The rounds of the schedule: search, then train under the masks, until all are narrow."""
-    config = run.config.schedule
+def _plan(run: Experiment) -> list[dict[str, int]]:
+    """The widths after each round of the schedule."""
     record = _sensitivity_record(run)
     curves = None
     if "kept" in record:
@@ -192,9 +191,16 @@ def _scheduled(run: Experiment, variables: Variables) -> Selection:
             np.array(record["kept"]),
             **{c: {n: np.array(y) for n, y in record[c].items()} for c in ("loss", "accuracy")},
         )
-    plan = schedule.rounds(
-        config, run.graph, run.budget, record["widths"], curves, run.config.allocation
+    config = run.config
+    return schedule.rounds(
+        config.schedule, run.graph, run.budget, record["widths"], curves, config.allocation
     )
+
+
+def _scheduled(run: Experiment, variables: Variables) -> Selection:
+    """The rounds of the schedule: search, then train under the masks, until all are narrow."""
+    config = run.config.schedule
+    plan = _plan(run)
     masks: Masks = run.graph.full_masks()
     if config.name == "joint":
         return _one_round(run, variables, masks, plan[0], 0, 1)
@@ -363,12 +369,8 @@ def controlled(run: Experiment) -> Variables | None:
 
 def _control(run: Experiment, start: Variables) -> Training:
     training = _finetuning(run, "control", run.network, start)
-    extra = 0.0
-    if run.config.schedule.name != "joint":
-        record = _sensitivity_record(run)["widths"]
-        groups = sum(record[n] < group.size for n, group in run.graph.groups.items())
-        count = groups if run.config.schedule.name == "layerwise" else run.config.schedule.rounds
-        extra = run.config.schedule.epochs * count
+    joint = run.config.schedule.name == "joint"
+    extra = 0.0 if joint else run.config.schedule.epochs * len(_plan(run))
     longer = dataclasses.replace(training.config, epochs=training.config.epochs + extra)
     return dataclasses.replace(training, config=longer)
 

@@ -123,6 +123,8 @@ def kernel_first(b, x):
 def grouped_gate(b, x):
     b.block()
     *rest, c = x.shape
+    if c % 2:
+        return x
     y = x.reshape(*rest, 2, c // 2) * jnp.tanh(b.get("scale", (2, 1)))
     spatial = x.mean((1, 2, 3))[:, None, None, None, None]
     return (y * jnp.tanh(spatial)).reshape(x.shape)
@@ -150,12 +152,12 @@ def linear_unit(b, x):
 
 
 def halves(b, x):
-    left, right = jnp.split(x, 2, -1)
+    left, right = jnp.split(x, [x.shape[-1] // 2], -1)
     return jnp.concatenate([right, b.conv(left, 4)], -1)
 
 
 def swapped_halves(b, x):
-    left, right = jnp.split(x, 2, -1)
+    left, right = jnp.split(x, [x.shape[-1] // 2], -1)
     return jnp.concatenate([right, jnp.sin(left)], -1)
 
 
