@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.core import FrozenDict
 
-from jaxprune.models.layers import attention_map, classifier, conv
+from jaxprune.models.layers import Sized, attention_map, classifier, conv
 
 _SIZES = {"conv1": 11, "conv2": 5, "conv3": 3, "conv4": 3, "conv5": 3}
 _POOLED = ("conv1", "conv2", "conv5")
 
 
-class AlexNet(nn.Module):
+class AlexNet(Sized):
     """Five convolutions with bias and ReLU, then three linear layers with dropout before each but
     the last one. It has no BatchNorm.
 
@@ -32,12 +29,6 @@ class AlexNet(nn.Module):
 
     num_classes: int
     dropout: float = 0.5
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
-        super().__post_init__()
 
     @nn.nowrap
     def layers(self) -> dict[str, int]:

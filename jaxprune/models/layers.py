@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
+
+
+class Sized(nn.Module, kw_only=True):
+    """A model whose layers may be narrower, or wider, than they usually are.
+
+    Attributes:
+      widths: channels of layers by path, where they are not the usual ones.
+      dtype: what it computes in; None follows the parameters and the input.
+    """
+
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
+        super().__post_init__()
 
 
 def conv(

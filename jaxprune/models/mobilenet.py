@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
-from jaxprune.models.layers import add, attention_map, batch_norm, classifier, conv
+from jaxprune.models.layers import Sized, add, attention_map, batch_norm, classifier, conv
 
 Stage = tuple[int, int, int, int]
 """Expansion factor, channels, blocks, and the stride of the first block."""
@@ -62,7 +59,7 @@ class InvertedResidual(nn.Module):
         return add(x, y, self.name) if self.residual else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Sized):
     """A stem, stages of inverted residuals, a 1×1 convolution, global average and a linear layer.
 
     Each block of a stage but its first adds its input.
@@ -83,12 +80,6 @@ class MobileNetV2(nn.Module):
     stem: int = 32
     head: int = 1280
     dropout: float = 0.2
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
-        super().__post_init__()
 
     @nn.nowrap
     def layers(self) -> dict[str, int]:

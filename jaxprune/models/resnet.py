@@ -5,18 +5,15 @@ ResNeXt (Xie et al. 2017, arXiv 1611.05431) is the ImageNet form with grouped co
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 from jax import lax
 
-from jaxprune.models.layers import add, attention_map, batch_norm, classifier, conv
+from jaxprune.models.layers import Sized, add, attention_map, batch_norm, classifier, conv
 
 Shortcut = Literal["identity", "A", "B"]
 
@@ -97,7 +94,7 @@ class Block(nn.Module):
         return nn.relu(add(x, y, self.name))
 
 
-class ResNet(nn.Module):
+class ResNet(Sized):
     """A stem, stages of residual blocks, a global average and one linear layer.
 
     Attributes:
@@ -122,12 +119,6 @@ class ResNet(nn.Module):
     imagenet: bool = False
     shortcut: Literal["A", "B"] = "B"
     grouped: tuple[int, int] | None = None
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
-        super().__post_init__()
 
     @nn.nowrap
     def block_names(self) -> list[list[str]]:

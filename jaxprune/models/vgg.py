@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
-from jaxprune.models.layers import attention_map, batch_norm, classifier, conv
+from jaxprune.models.layers import Sized, attention_map, batch_norm, classifier, conv
 
 
-class VGG(nn.Module):
+class VGG(Sized):
     """Stages of 3×3 convolutions, each with bias, BatchNorm and ReLU, then linear layers.
 
     The CIFAR form averages what is left of the map and has one linear layer; the ImageNet form
@@ -35,12 +32,6 @@ class VGG(nn.Module):
     pools: int
     hidden: tuple[int, ...] = ()
     dropout: float = 0.5
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
-        super().__post_init__()
 
     @nn.nowrap
     def layers(self) -> dict[str, int]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
 
-from jaxprune.models.layers import add, attention_map, batch_norm, classifier, conv
+from jaxprune.models.layers import Sized, add, attention_map, batch_norm, classifier, conv
 
 
 class WideBlock(nn.Module):
@@ -44,7 +41,7 @@ class WideBlock(nn.Module):
         return add(x, y, self.name)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Sized):
     """A stem, stages of pre-activation blocks, BatchNorm, a global average and one linear layer.
 
     Attributes:
@@ -62,12 +59,6 @@ class WideResNet(nn.Module):
     num_classes: int
     base_width: int
     stem: int = 16
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        self.widths = FrozenDict(self.widths)  # Frozen, so that the module can be hashed.
-        super().__post_init__()
 
     @nn.nowrap
     def layers(self) -> dict[str, int]:

@@ -202,8 +202,11 @@ def _scheduled(run: Experiment, variables: Variables) -> Selection:
     config = run.config.schedule
     plan = _plan(run)
     masks: Masks = run.graph.full_masks()
+    statistics = run.config.statistics
+    # The same images for every round, drawn and decoded once.
+    batches = run.calibration(statistics.images, statistics.batch_size)
     if config.name == "joint":
-        return _one_round(run, variables, masks, plan[0], 0, 1)
+        return _one_round(run, variables, masks, batches, plan[0], 0, 1)
 
     network = schedule.masked_network(run.graph, run.network)
     whole = dataclasses.replace(run.config.retrain, epochs=config.epochs * len(plan))
@@ -222,7 +225,7 @@ def _scheduled(run: Experiment, variables: Variables) -> Selection:
             continue
         if done == steps[i]:
             dense, masks = schedule.split_masks(state.variables)
-            chosen = _one_round(run, dense, masks, widths, i, len(plan))
+            chosen = _one_round(run, dense, masks, batches, widths, i, len(plan))
             details = [*details[:i], dict(plain(dict(chosen.details)))]
             json_files.write(notes, {"rounds": details})
             fresh = schedule.with_masks(chosen.variables, chosen.masks)
@@ -233,11 +236,15 @@ def _scheduled(run: Experiment, variables: Variables) -> Selection:
 
 
 def _one_round(
-    run: Experiment, variables: Variables, masks: Masks, widths: Mapping[str, int], i: int, n: int
+    run: Experiment,
+    variables: Variables,
+    masks: Masks,
+    batches: Sequence[Any],
+    widths: Mapping[str, int],
+    i: int,
+    n: int,
 ) -> Selection:
     """Narrows the network under the masks to the widths, by what is left of it."""
-    statistics = run.config.statistics
-    batches = run.calibration(statistics.images, statistics.batch_size)
     left = run.graph.widths(masks)
     sizes = {name: group.size for name, group in run.graph.groups.items()}
     # A group that keeps what it has needs no choice, so the method is told to keep all of it; but
@@ -364,7 +371,8 @@ def controlled(run: Experiment) -> Variables | None:
     """
     if not run.config.control:
         return None
-    return finished(run, _control(run, trained(run)), run.shapes, "finetune")
+    # To read it, its teacher's shapes will do: the unpruned network is not read again.
+    return finished(run, _control(run, run.shapes), run.shapes, "finetune")
 
 
 def _control(run: Experiment, start: Variables) -> Training:
