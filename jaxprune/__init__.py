@@ -13,7 +13,7 @@ from jaxprune import models
 from jaxprune.budget import Budget
 from jaxprune.checkpoint import load, save
 from jaxprune.frontends import functional
-from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, cost, trace
+from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, accelerate, cost, trace
 from jaxprune.methods import METHODS as methods
 from jaxprune.methods import Selection
 from jaxprune.pruning import prune
@@ -21,6 +21,6 @@ from jaxprune.pruning import prune
 __version__ = "0.1.0"
 
 __all__ = [
-    "Budget", "ChannelGraph", "Cost", "Group", "Member", "Pruned", "Selection", "cost",
-    "functional", "load", "methods", "models", "prune", "save", "trace",
+    "Budget", "ChannelGraph", "Cost", "Group", "Member", "Pruned", "Selection",
+    "accelerate", "cost", "functional", "load", "methods", "models", "prune", "save", "trace",
 ]  # fmt: skip

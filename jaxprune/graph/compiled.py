@@ -7,18 +7,27 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+from jax.core import Tracer
+
+from jaxprune.graph.convolutions import accelerate
 
 _MOST = 32
 
 
 def compile_per_keywords(fn: Callable[..., Any]) -> Any:
-    """One `jit` per set of keyword arguments, so that an eager call is compiled and cached."""
+    """One `jit` per set of keyword arguments, so that an eager call is compiled and cached.
+
+    An eager call has its convolutions in their quickest form; one that is being traced, perhaps to
+    be differentiated, has them as they are: there that is up to whoever compiles.
+    """
     compiled: dict[Any, Callable[..., Any]] = {}
 
     def call(variables: Any, *args: Any, **static: Any) -> Any:
-        key = tuple(sorted((k, _hashable(v)) for k, v in static.items()))
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((variables, args)))
+        key = traced, *sorted((k, _hashable(v)) for k, v in static.items())
         if key not in compiled:
-            compiled[key] = jax.jit(lambda v, *a: fn(v, *a, **static))
+            called = functools.partial(fn, **static)
+            compiled[key] = jax.jit(called if traced else accelerate(called))
         return compiled[key](variables, *args)
 
     return call

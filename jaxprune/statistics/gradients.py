@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import ChannelGraph
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 
@@ -52,6 +53,7 @@ def mask_gradients(
     masked = graph.masked(fn)
 
     @jax.jit
+    @accelerate
     def moments(variables: Any, batch: Any) -> dict[str, Any]:
         inputs = inputs_of(batch)
         images = count_of(inputs)

@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.graph import ChannelGraph, Consumer
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 Weighting = Literal["energy", "sum"]
@@ -113,6 +114,7 @@ def _accumulator(
     """Cached, so that a network that is pruned in many rounds compiles once; few, to be freed."""
 
     @jax.jit
+    @accelerate
     def accumulate(
         variables: Any, inputs: Any, key: jax.Array, masks: Any, wanted: dict[str, Any]
     ) -> dict[str, list[tuple[jax.Array, jax.Array]]]:

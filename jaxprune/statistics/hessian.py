@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.graph import ChannelGraph, Consumer, paths
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.statistics.batches import Batches, first, inputs_of
 from jaxprune.statistics.gram import if_wanted, layers_of, places_of
 
@@ -80,6 +81,7 @@ def _accumulator(
     consumers: dict[str, Consumer] = {}
 
     @jax.jit
+    @accelerate
     def accumulate(variables: Any, inputs: Any, key: jax.Array, wanted: dict[str, Any]) -> Any:
         found = layers_of(graph, fn, variables, inputs, key, positions=positions, seen=consumers)
         parts: dict[str, dict[str, Any]] = {}

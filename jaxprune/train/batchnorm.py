@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.data.augment import normalize
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.train.network import Forward, Network
 
 
@@ -86,6 +87,7 @@ def _step(
     """Cached, so that each network compiles once; few, so that it is freed."""
 
     @jax.jit
+    @accelerate
     def step(
         params: Any,
         state: dict[str, Any],

@@ -1,0 +1,5 @@
+"""Convolutions at the machine's rate on a CPU."""
+
+from jaxprune.graph.convolutions.accelerate import accelerate
+
+__all__ = ["accelerate"]

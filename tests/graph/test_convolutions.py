@@ -1,0 +1,138 @@
+"""Convolutions in their quick forms: equal to the plain ones, gradients included, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxprune.graph import accelerate, trace
+from jaxprune.graph.convolutions.forms import winograd
+
+LAYOUTS = {
+    "last": (("NHWC", "HWIO", "NHWC"), (0, 1, 2, 3), (0, 1, 2, 3)),
+    "first": (("NCHW", "OIHW", "NCHW"), (0, 3, 1, 2), (3, 2, 0, 1)),
+}
+ONE = (1, 1)
+# images, rows, columns, inputs, outputs, kernel, strides, padding, convolutions left of three
+CASES = {
+    "few tiles": (8, 8, 8, 32, 40, 3, ONE, "SAME", 3),
+    "winograd": (70, 3, 5, 33, 32, 3, ONE, "SAME", 0),
+    "valid": (70, 7, 6, 32, 32, 3, ONE, "VALID", 0),
+    "uneven padding": (64, 9, 4, 32, 32, 3, ONE, [(0, 2), (1, 0)], 0),
+    "full padding": (70, 4, 4, 32, 33, 3, ONE, [(2, 2), (2, 2)], 0),
+    "two by two": (3, 2, 2, 8, 9, 3, ONE, "SAME", 1),
+    "two by one": (2, 2, 1, 8, 9, 3, ONE, "SAME", 1),
+    "narrow": (4, 6, 5, 16, 17, 3, ONE, "SAME", 2),
+    "strided": (8, 12, 10, 16, 20, 3, (2, 2), "SAME", 2),
+    "strided, padded alike": (8, 12, 10, 16, 20, 3, (2, 2), [(1, 1), (1, 1)], 2),
+    "strided by two numbers": (8, 12, 10, 16, 20, 3, (3, 2), "VALID", 2),
+    "one tap, strided": (8, 12, 10, 16, 20, 1, (2, 2), "SAME", 2),
+    "five taps": (8, 12, 10, 32, 32, 5, ONE, "SAME", 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("the forms are for the CPU")
+
+
+def operands(images, rows, columns, inputs, outputs, kernel, layout="last"):
+    _, order, kernel_order = LAYOUTS[layout]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(images, rows, columns, inputs)).transpose(order)
+    return x, rng.normal(size=(kernel, kernel, inputs, outputs)).transpose(kernel_order)
+
+
+def with_gradients(fn):
+    def both(x, kernel):
+        y, pull = jax.vjp(fn, x, kernel)
+        return y, *pull(jnp.cos(y))
+
+    return both
+
+
+def convolutions(fn, *args):
+    return str(jax.make_jaxpr(fn)(*args)).count("conv_general_dilated[")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_plain_convolution(case, layout):
+    *shape, strides, padding, left = CASES[case]
+    with jax.enable_x64(True):
+        x, kernel = operands(*shape, layout=layout)
+        numbers = LAYOUTS[layout][0]
+
+        def fn(x, kernel):
+            return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+        both = with_gradients(fn)
+        plain, quick = jax.jit(both)(x, kernel), jax.jit(accelerate(both))(x, kernel)
+        for a, b in zip(plain, quick, strict=True):
+            assert a.dtype == b.dtype == np.float64
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * np.abs(a).max())
+        assert convolutions(accelerate(both), x, kernel) == left
+
+
+def test_float32_is_near():
+    x, kernel = operands(64, 8, 8, 64, 64, 3)
+    exact = lax.conv_general_dilated(x, kernel, ONE, "SAME", dimension_numbers=LAYOUTS["last"][0])
+    found = winograd(jnp.float32(x), jnp.float32(kernel), ((1, 1), (1, 1)))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2e-5 * np.abs(exact).max())
+
+
+def conv(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, ONE, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_reaches_into_loops_branches_and_jit():
+    x, kernel = map(jnp.float32, operands(16, 8, 8, 32, 32, 3))
+    kernel /= 17
+
+    def fn(x, kernel):
+        y, _ = lax.scan(lambda c, _: (jax.jit(conv)(c, kernel), None), x, length=2)
+        y = lax.cond(y.sum() > 0, lambda y: conv(y, kernel), lambda y: y, y)
+        return lax.fori_loop(0, 2, lambda _, y: conv(y, kernel), y)
+
+    assert convolutions(fn, x, kernel) == 3
+    assert convolutions(accelerate(fn), x, kernel) == 0
+    np.testing.assert_allclose(jax.jit(accelerate(fn))(x, kernel), fn(x, kernel), atol=1e-4)
+
+
+def test_custom_derivatives_stay():
+    """A derivative taken afterwards still follows the rule of the user's."""
+    x = jnp.zeros((64, 4, 4, 32))
+    kernel = jnp.ones((3, 3, 32, 32))
+
+    def total(x):
+        return jnp.sum(jax.nn.relu(conv(x, kernel)))
+
+    np.testing.assert_array_equal(jax.grad(accelerate(total))(x), 0.0)  # relu's slope at 0 is 0
+
+
+def test_a_traced_call_of_a_pruned_network_keeps_its_convolutions():
+    """They are its caller's to differentiate; an eager call has them in the quick form."""
+    x, first = map(jnp.float32, operands(64, 8, 8, 3, 64, 3))
+    second = jnp.float32(operands(1, 1, 1, 64, 64, 3)[1])
+    variables = {"a": first, "b": second}
+
+    def fn(variables, x):
+        return conv(conv(x, variables["a"]), variables["b"])
+
+    graph = trace(fn, variables, x)
+    pruned = graph.slice(variables, graph.masks({"a": range(10)}))
+    small = pruned.wrap(fn)
+    assert convolutions(small, pruned.variables, x) == 2
+    expected = jax.jit(lambda v, x: small(v, x))(pruned.variables, x)
+    np.testing.assert_allclose(small(pruned.variables, x), expected, atol=1e-2)
+    assert convolutions(accelerate(small), pruned.variables, x) == 1
+
+
+def test_other_devices_keep_the_function(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    x, kernel = map(jnp.float32, operands(64, 8, 8, 32, 32, 3))
+    assert convolutions(accelerate(conv), x, kernel) == 1
