@@ -75,7 +75,7 @@ def assert_laws(graph, fn, variables, *args, seed=0, tolerance=1e-9):
     def under(variables, masks, *args):
         return value_and_grad(lambda v, *a: graph.masked(fn)(v, masks, *a))(variables, *args)
 
-    for level in (0, 1):
+    def hold(level):
         masked = compiled(under, variables, masks, *args, level=level)
         own = compiled(value_and_grad(fn), variables, *args, level=level)
         small = value_and_grad(pruned.wrap(fn))
@@ -84,19 +84,17 @@ def assert_laws(graph, fn, variables, *args, seed=0, tolerance=1e-9):
         (_, full_out), full_grad = masked(variables, full, *args)
         (_, masked_out), masked_grad = masked(variables, masks, *args)
         (_, sliced_out), sliced_grad = sliced(pruned.variables, *args)
-        # Without optimisation XLA gives NaN for the gradient of some maxima: then again with it.
-        if all(finite(g) for g in (grad, full_grad, masked_grad, sliced_grad)):
-            break
-    near(full_out, out, tolerance)
-    near(full_grad, grad, tolerance)
-    near(pruned.cut_state(masked_out), sliced_out, tolerance)
-    near(pruned.cut(masked_grad), sliced_grad, tolerance)
+        near(full_out, out, tolerance)
+        near(full_grad, grad, tolerance)
+        near(pruned.cut_state(masked_out), sliced_out, tolerance)
+        near(pruned.cut(masked_grad), sliced_grad, tolerance)
+
+    try:
+        hold(level=0)
+    except AssertionError:
+        # Without optimisation XLA gets the gradient of some maxima wrong: level 1 decides.
+        hold(level=1)
     return pruned
-
-
-def finite(tree):
-    leaves = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact))
-    return all(np.isfinite(np.asarray(x, np.float64)).all() for x in leaves)
 
 
 def assert_laws_of_network(network):

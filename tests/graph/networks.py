@@ -77,6 +77,8 @@ def batch_norm_eval(b, x):
 def group_norm(b, x, groups=2):
     b.block()
     *rest, c = x.shape
+    if c % groups:
+        return x
     y = x.reshape(*rest, groups, c // groups)
     mean = y.mean((1, 2, 4), keepdims=True)
     y = (y - mean) * lax.rsqrt(y.var((1, 2, 4), keepdims=True) + 1e-5)
@@ -91,6 +93,8 @@ def layer_norm(b, x):
 
 def shuffle(b, x, groups=2):
     *rest, c = x.shape
+    if c % groups:
+        return x
     return x.reshape(*rest, groups, c // groups).swapaxes(-1, -2).reshape(x.shape)
 
 
@@ -387,7 +391,7 @@ CONVOLUTIONS = {
     "pointwise": lambda b, x: b.conv(x, 4, size=1),
     "depthwise": lambda b, x: b.conv(x, x.shape[-1], groups=x.shape[-1]),
     "multiplier": multiplier,
-    "grouped": lambda b, x: b.conv(x, 8, groups=2),
+    "grouped": lambda b, x: b.conv(x, 8, groups=2 - x.shape[-1] % 2),
     "residual": residual,
     "padded_residual": padded_residual,
     "dense_block": lambda b, x: jnp.concatenate([x, b.conv(x, 4)], -1),
