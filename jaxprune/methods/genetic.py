@@ -50,8 +50,8 @@ def genetic(
 
     Returns:
       The selection. Its variables are the given ones, or with `reconstruction` those whose kernels
-      are refitted to the kept channels. `details` has the errors and the search's history of each
-      group that got narrower.
+      are refitted to the kept channels. `details` has the errors, their proven gaps to the optimum
+      and the search's history of each group that got narrower.
     """
     config = config or SearchConfig()
     calibration_key, search_key = jax.random.split(key)
@@ -83,5 +83,7 @@ def genetic(
         "errors_polished": found.errors_polished,
         "refit_errors": found.refit_errors,
         "history": found.history,
+        "bounds": found.bounds,
+        "gaps": found.gaps,
     }
     return Selection({**graph.full_masks(), **found.masks}, variables, details)

@@ -30,11 +30,19 @@ def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
     (console or Console(highlight=False)).print(render(summary))
 
 
+def show_groups(found: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+    """Prints `groups(found)` to the standard output, or to `console`; nothing where it is empty."""
+    if found:
+        (console or Console(highlight=False)).print(Padding(groups(found), 1))
+
+
 def render(summary: Mapping[str, Any]) -> RenderableType:
     """The table of a summary (`jaxprune.report.summary`); what is absent from it is left out."""
     parts: list[RenderableType] = [_title(summary), "", _accuracies(summary), "", _costs(summary)]
     if summary.get("layer_error"):
         parts += ["", _errors(summary["layer_error"])]
+    if summary.get("groups"):
+        parts += ["", groups(summary["groups"])]
     if summary.get("seconds"):
         parts += ["", _seconds(summary["seconds"])]
     if summary.get("versions"):
@@ -87,6 +95,8 @@ def _costs(summary: Mapping[str, Any]) -> Table:
             if key in targets
             else "",
         )
+    if (predicted := summary.get("latency_predicted_ms")) is not None:
+        table.add_row("latency, as predicted", "", f"{predicted:,.2f} ms", "", "")
     return table
 
 
@@ -95,6 +105,19 @@ def _errors(errors: Mapping[str, float]) -> Table:
     table = columns("layer error, mean of the groups", "")
     for step, error in errors.items():
         table.add_row(step, f"{error:.4f}")
+    return table
+
+
+def groups(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """What the search left of every narrowed group: `error`, its proven `gap`, `kept` of `size`.
+
+    The gap is how far the error can be above the lowest possible one, as a fraction of the error
+    (`jaxprune.search.bound`).
+    """
+    table = columns("group", "channels", "kept", "layer error", "gap at most")
+    for name, row in found.items():
+        gap = f"{row['gap']:.2%}" if "gap" in row else ""
+        table.add_row(name, f"{row['size']}", f"{row['kept']}", f"{row['error']:.4f}", gap)
     return table
 
 

@@ -1,5 +1,6 @@
 """The genetic algorithm as an evosax algorithm; its fitness; the search over all groups."""
 
+from jaxprune.search.bound import lower_bounds
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
 from jaxprune.search.refit import Consumer, refit_error, refit_kernel
@@ -14,6 +15,7 @@ __all__ = [
     "diagonal_ranking",
     "greedy_elimination",
     "layer_error",
+    "lower_bounds",
     "refit_error",
     "refit_kernel",
     "search_groups",

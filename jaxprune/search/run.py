@@ -6,6 +6,7 @@ and who only reads a run can do that beside a process that holds the accelerator
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxprune.search import refit
+from jaxprune.search.bound import lower_bounds
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
 from jaxprune.search.swaps import tabu_search
@@ -56,6 +58,8 @@ class SearchConfig:
     """Choose among the finalists and exchange channels by the error after a least-squares refit."""
     reconstruction_swaps: int = 16
     """Exchanges at most for `reconstruction`; each costs a few Cholesky factors."""
+    bound: bool = True
+    """Prove for every group how far its mask can be from the best one (see `search.bound`)."""
 
     def __post_init__(self):
         """Refuses what cannot be searched with."""
@@ -104,6 +108,18 @@ class SearchResult:
     """Error after the refit of the mask that reconstruction started from; empty without it."""
     history: dict[str, np.ndarray]
     """Lowest error so far after each generation, [generations]; in the search's own fitness."""
+    bounds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What no mask of as many channels falls below, proven; empty without `bound`."""
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """How far the error can be above the lowest possible, as a fraction of the error."""
+        return {name: gap(self.errors[name], bound) for name, bound in self.bounds.items()}
+
+
+def gap(error: float, bound: float) -> float:
+    """`(error - bound) / error`; 0 where there is no error to lower."""
+    return max(0.0, (error - bound) / error) if error > 0 else 0.0
 
 
 def search_groups(
@@ -164,6 +180,7 @@ def search_groups(
         refit_errors=refit_after,
         refit_errors_before=refit_before,
         history=history,
+        bounds=lower_bounds(matrices, keep) if config.bound else {},
     )
 
 

@@ -53,6 +53,15 @@ def test_figures():
     assert line(text, "total") == ["total", "1:15"]
 
 
+def test_groups_with_their_proven_gaps():
+    name = "params/conv5_1/kernel[3]"
+    group = {"size": 512, "kept": 128, "error": 0.12345, "gap": 0.0123}
+    text = shown({**SUMMARY, "groups": {name: group, "bare": {"size": 4, "kept": 2, "error": 0.5}}})
+    assert line(text, name) == [name, "512", "128", "0.1235", "1.23%"]
+    assert line(text, "bare") == ["bare", "4", "2", "0.5000"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_what_is_absent_is_left_out():
     text = shown({"baseline_accuracy": 0.5, "params_before": 10, "params_after": 5})
     assert line(text, "unpruned") == ["unpruned", "50.00%"]
