@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from jaxprune.config import RunConfig
 
+from jaxprune.memory import keep_freed_memory
+
 _USAGE = """\
 usage: jaxprune run CONFIG [--field value ...]
        jaxprune COMMAND RUN
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    keep_freed_memory()
     try:
         _dispatch(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -113,6 +116,8 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
         table.show(result)
     else:
         overview.show(plain(pipeline.status(opened.folder)))
+    if name == "search":
+        table.show_groups(pipeline.searched_groups(opened))
 
 
 def status(arguments: Sequence[str]) -> None:

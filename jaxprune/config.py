@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxprune.budget import Budget
+from jaxprune.mesh import MeshConfig
 from jaxprune.methods.sparse_training import SparsityConfig
 from jaxprune.report import summary
 from jaxprune.report.encode import plain
@@ -214,6 +215,10 @@ class RunConfig:
     tensorboard: bool = False
     """Also write the metrics for TensorBoard; needs `pip install jaxprune[tensorboard]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    compilation_cache: bool = True
+    """Keep what is compiled in the run folder, for the next start; not where the environment has
+    a JAX_COMPILATION_CACHE_DIR."""
 
     def __post_init__(self):
         if not self.name or Path(self.name).name != self.name:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.config import RunConfig
-from jaxprune.pipeline.evaluation import evaluate
+from jaxprune.pipeline.evaluation import evaluate, searched_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
 from jaxprune.pipeline.lock import lock
 from jaxprune.pipeline.stages import control, finetune, search, sensitivity, train
@@ -51,5 +51,5 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 __all__ = [
     "Experiment", "Stopped", "config_of", "control", "evaluate", "finetune", "open_run", "run",
-    "search", "sensitivity", "status", "train",
+    "search", "searched_groups", "sensitivity", "status", "train",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import Pruned
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.stages import as_cut, controlled, recalibrated, student, trained, tuned
@@ -55,6 +56,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
                 batch_size=config.evaluation.batch_size,
                 mean=run.data.mean,
                 std=run.data.std,
+                mesh=run.mesh,
             )
             advance(note=f"{name} {accuracies[name]:.2%}")
         before, after = _latencies(run, baseline, small, pruned)
@@ -78,6 +80,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "targets": dict(run.budget.factors),
         "slack": json_files.read(run.folder / "sensitivity.json")["slack"],
         "layer_error": _layer_errors(run),
+        "groups": searched_groups(run),
         "widths": pruned.widths,
         "seconds": run.seconds(),
         "versions": {
@@ -86,6 +89,9 @@ def evaluate(run: Experiment) -> dict[str, Any]:
             "device": jax.devices()[0].device_kind,
         },
     }
+    if run.graph.latency is not None:
+        widths = np.array([pruned.widths[name] for name in run.graph.names])
+        summary["latency_predicted_ms"] = 1e3 * float(run.graph.latency(widths))
     _plot_tradeoff(run, summary)
     json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary
@@ -103,6 +109,23 @@ def _layer_errors(run: Experiment) -> dict[str, float]:
         step: float(np.mean([found[name].get(g, 0.0) for g in run.prunable()]))
         for step, name in steps.items()
         if found.get(name)
+    }
+
+
+def searched_groups(run: Experiment) -> dict[str, dict[str, float]]:
+    """Size, kept units, error and its proven gap of each group that the search narrowed."""
+    found = json_files.read(run.folder / "search.json")
+    gaps = found.get("gaps", {})
+    widths = json_files.read(run.folder / "sensitivity.json")["widths"]
+    return {
+        name: {
+            "size": group.size,
+            "kept": widths[name],
+            "error": found["errors"][name],
+            **({"gap": gaps[name]} if name in gaps else {}),
+        }
+        for name, group in run.graph.groups.items()
+        if name in found.get("errors", {})
     }
 
 
@@ -130,7 +153,7 @@ def _latencies(
 def _compiled(
     forward: Callable[..., Any], variables: Any, images: jax.Array
 ) -> Callable[[], jax.Array]:
-    jitted = jax.jit(forward)
+    jitted = jax.jit(accelerate(forward))
     variables = jax.tree.map(jnp.asarray, variables)
 
     def call() -> jax.Array:

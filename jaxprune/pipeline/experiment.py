@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxprune import config as run_config
-from jaxprune import data, models
+from jaxprune import data, latency, models
+from jaxprune import mesh as meshes
 from jaxprune.budget import Budget
 from jaxprune.config import RunConfig
 from jaxprune.data import Dataset, Split
@@ -31,6 +33,7 @@ from jaxprune.methods import get as get_method
 from jaxprune.methods import sparse_training
 from jaxprune.report import summary as json_files
 from jaxprune.report import tensorboard
+from jaxprune.report.progress import Advance, track
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
 
@@ -51,6 +54,7 @@ class Experiment:
       graph: of `forward`, traced at a batch of one: costs are per image.
       budget: the config's, with the groups that `groups` leaves whole.
       penalty: of the unpruned network's training, where the config has one.
+      mesh: of the devices that share the work, where the config asks for several.
     """
 
     config: RunConfig
@@ -63,6 +67,7 @@ class Experiment:
     graph: ChannelGraph
     budget: Budget
     penalty: optax.GradientTransformation | None
+    mesh: Mesh | None
 
     @property
     def key(self) -> jax.Array:
@@ -135,7 +140,8 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     Raises:
       FileNotFoundError: a folder without a run.
       ValueError: an unknown name, a target that cannot be met, a pattern that matches nothing,
-        labels out of range, a run folder that belongs to another config.
+        labels out of range, a run folder that belongs to another config, a mesh of more devices
+        than there are or that a batch cannot be split over.
       OSError: a run folder that cannot be written.
     """
     if not isinstance(config, RunConfig):
@@ -144,6 +150,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     get_method(config.sensitivity.criterion)
     if config.tensorboard:
         tensorboard.require()
+    mesh = meshes.make(config.mesh)
     dataset = data.load(
         config.data.name,
         data_dir=config.data.data_dir,
@@ -154,6 +161,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     )
     for training in (config.train, config.finetune, config.retrain):
         total_steps(training, len(dataset.train))
+    _require_shares(config, dataset, mesh)
     shape = dataset.input_shape
     module = models.build(
         config.model.name,
@@ -173,6 +181,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     budget = config.budget
     if config.groups == "inner":
         budget = _leave_whole(budget, spanning_groups(graph))
+    graph, budget = _with_latency(config, graph, budget, forward, shapes, shape)
     budget.require_feasible(graph)
     steps = total_steps(config.train, len(dataset.train))
     penalty = sparse_training.build(config.sparsity, graph, steps)
@@ -180,7 +189,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         jax.eval_shape(penalty.init, shapes["params"])
     folder = _open_folder(config)
     return Experiment(
-        config, folder, dataset, module, network, forward, shapes, graph, budget, penalty
+        config, folder, dataset, module, network, forward, shapes, graph, budget, penalty, mesh
     )
 
 
@@ -199,6 +208,20 @@ def config_of(folder: str | os.PathLike[str]) -> RunConfig:
     return dataclasses.replace(run_config.load(path), out=str(folder))
 
 
+def _require_shares(config: RunConfig, dataset: Dataset, mesh: Mesh | None) -> None:
+    """Checks that every batch that is split over the mesh can be."""
+    batches = {
+        "train.batch_size": config.train.batch_size,
+        "finetune.batch_size": config.finetune.batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    if config.allocation != "proportional":
+        measured = dataset.heldout.first(config.sensitivity.images)
+        batches["sensitivity.batch_size"] = min(config.sensitivity.batch_size, len(measured))
+    for name, images in batches.items():
+        meshes.require_shares(name, images, mesh)
+
+
 def missing(run: Experiment, what: str, command: str) -> FileNotFoundError:
     """The error of a stage that finds nothing of the one before it."""
     return FileNotFoundError(
@@ -213,6 +236,36 @@ def spanning_groups(graph: ChannelGraph) -> list[str]:
         for name, group in graph.groups.items()
         if sum(m.role == "writes" and m.path.endswith("kernel") for m in group.members) > 1
     ]
+
+
+def _with_latency(
+    config: RunConfig,
+    graph: ChannelGraph,
+    budget: Budget,
+    forward: Callable[[Any, jax.Array], jax.Array],
+    shapes: Any,
+    shape: tuple[int, ...],
+) -> tuple[ChannelGraph, Budget]:
+    """Measures what the budget asks of this device; kept in `latency.json`.
+
+    Time does not depend on the weights, so that this is done before any training.
+    """
+    if "latency" not in budget.factors and budget.round_to != "measured":
+        return graph, budget
+    variables = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
+    images = jnp.ones((config.evaluation.latency_batch, *shape))
+    with ExitStack() as stack:
+        bar: list[Advance] = []
+
+        def on_layer(done: int, total: int) -> None:
+            if not bar:  # no bar where what was measured before is read
+                bar.append(stack.enter_context(track("latency", total, "layers")))
+            bar[0]()
+
+        return latency.prepare(
+            graph, budget, forward, variables, images,
+            path=config.folder / "latency.json", on_layer=on_layer,
+        )  # fmt: skip
 
 
 def _leave_whole(budget: Budget, groups: list[str]) -> Budget:
@@ -244,9 +297,10 @@ def _open_folder(config: RunConfig) -> Path:
 
 
 def _as_used(config: RunConfig) -> dict[str, Any]:
-    """A config as JSON would give it back, without the folder, which may be moved."""
+    """A config as JSON would give it back, without what each process of a run may choose anew."""
     fields = json.loads(json.dumps(dataclasses.asdict(config)))
-    fields.pop("out")
+    for name in ("out", "mesh", "compilation_cache"):
+        fields.pop(name)
     return fields
 
 

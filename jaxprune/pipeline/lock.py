@@ -6,10 +6,11 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TypeVar
 
+from jaxprune.pipeline.compilation import cached, counted
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.report.files import naming
 
@@ -65,11 +66,12 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def alone(stage: Callable[[Experiment], Result]) -> Callable[[Experiment], Result]:
-    """A stage of a run that holds the lock of the run's folder while it works."""
+    """A stage of a run: it holds the lock of the folder, and keeps there what it compiles."""
 
     @functools.wraps(stage)
     def locked(run: Experiment) -> Result:
-        with lock(run.folder):
+        cache = cached(run.folder) if run.config.compilation_cache else nullcontext()
+        with lock(run.folder), cache, counted(run.folder, stage.__name__):
             return stage(run)
 
     return locked

@@ -119,6 +119,7 @@ def _measured(run: Experiment, variables: Variables) -> Curves:
             cross_entropy,
             accuracy,
             groups=run.prunable(),
+            mesh=run.mesh,
             on_batch=advance,
         )
 

@@ -111,6 +111,7 @@ def train_until(
                 stop_after=stop,
                 mean=run.data.mean,
                 std=run.data.std,
+                mesh=run.mesh,
             )
         except FloatingPointError as error:
             good = checkpoints.latest()
@@ -123,7 +124,8 @@ def train_until(
         checkpoints.save(stop, state)
         if asked.requested:
             raise Stopped(training.stage, stop, total)
-    return state
+    # What comes after a training computes on one device.
+    return state if run.mesh is None else jax.device_put(state, jax.local_devices()[0])
 
 
 def _tensorboard(run: Experiment, stage: str, step: int) -> AbstractContextManager[Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxprune.graph import ChannelGraph
+from jaxprune.graph.convolutions import accelerate
 from jaxprune.masks import Masks
+from jaxprune.mesh import DATA, POPULATION, place, require_shares
 from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
 
 Metric = Callable[[Any, Any], jax.Array]
@@ -35,6 +40,7 @@ def evaluate_masks(
     batches: Batches,
     metrics: dict[str, Metric],
     *,
+    mesh: Mesh | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """The mean of each metric over the batches, float64 (P,), for every mask of a population.
@@ -46,28 +52,74 @@ def evaluate_masks(
       population: per group (P, units).
       batches: batches of equal shape (each other shape compiles once more).
       metrics: by name.
+      mesh: splits the masks over its axis `population` and the images of each batch over `data`.
       on_batch: called after each batch, for a progress bar.
+
+    Raises:
+      ValueError: no batches, or one that the mesh cannot split evenly.
     """
     first(batches)
-    masked = graph.masked(fn)
-    chunk = chunk_size(len(next(iter(population.values()))))
-
-    @jax.jit
-    def evaluate(variables: Any, population: Masks, batch: Any) -> dict[str, jax.Array]:
-        def one(masks: Masks) -> dict[str, jax.Array]:
-            outputs = masked(variables, masks, inputs_of(batch))
-            return {name: metric(outputs, batch) for name, metric in metrics.items()}
-
-        return jax.lax.map(one, population, batch_size=chunk)
-
     population = jax.tree.map(jnp.asarray, population)
+    size = len(next(iter(population.values())))
+    if mesh is not None:
+        population = place(_filled(population, mesh.shape[POPULATION]), mesh, POPULATION)
+        variables = place(variables, mesh)
+    evaluate = _evaluator(graph, fn, tuple(metrics.items()), mesh)
     totals: dict[str, np.ndarray] = {}
     count = 0
     for batch in batches:
         images = count_of(inputs_of(batch))
+        require_shares("batches", images, mesh)
+        batch = place(batch, mesh, DATA)
         for name, value in evaluate(variables, population, batch).items():
             part = images * np.asarray(value, np.float64)
             totals[name] = totals[name] + part if name in totals else part
         count += images
         on_batch()
-    return {name: total / count for name, total in totals.items()}
+    return {name: total[:size] / count for name, total in totals.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _evaluator(
+    graph: ChannelGraph,
+    fn: Callable[..., Any],
+    metrics: tuple[tuple[str, Metric], ...],
+    mesh: Mesh | None,
+) -> Callable[..., dict[str, jax.Array]]:
+    """Cached, so that a search that comes back with another population compiles nothing."""
+    masked = graph.masked(fn)
+
+    def evaluate(variables: Any, population: Masks, batch: Any) -> dict[str, jax.Array]:
+        def one(masks: Masks) -> dict[str, jax.Array]:
+            outputs = masked(variables, masks, inputs_of(batch))
+            return {name: metric(outputs, batch) for name, metric in metrics}
+
+        chunk = chunk_size(len(next(iter(population.values()))))
+        return jax.lax.map(one, population, batch_size=chunk)
+
+    return jax.jit(accelerate(evaluate if mesh is None else _spread(evaluate, mesh)))
+
+
+def _spread(evaluate: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Every device goes through its own masks with its own images: a mean of their means is exact.
+
+    `jit` alone would not split the loop over the masks.
+    """
+
+    def own(variables: Any, population: Masks, batch: Any) -> dict[str, jax.Array]:
+        return jax.lax.pmean(evaluate(variables, population, batch), DATA)
+
+    return jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(P(), P(POPULATION), P(DATA)),
+        out_specs=P(POPULATION),
+        check_vma=False,  # the masked pass binds primitives as they were traced, without a mesh
+    )
+
+
+def _filled(population: Masks, parts: int) -> Masks:
+    """The population with its last masks repeated, so that the parts are equal."""
+    return jax.tree.map(
+        lambda masks: jnp.pad(masks, ((0, -len(masks) % parts), (0, 0)), mode="edge"), population
+    )

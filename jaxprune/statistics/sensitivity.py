@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxprune import masks as mask_ops
 from jaxprune.budget import Curves
@@ -32,6 +33,7 @@ def sensitivity(
     score: Metric,
     *,
     groups: Sequence[str] | None = None,
+    mesh: Mesh | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Curves:
     """Loss and score of every (group, kept fraction) pair, all of them as one population of masks.
@@ -49,13 +51,15 @@ def sensitivity(
       loss: `loss(outputs, batch)`.
       score: `score(outputs, batch)`.
       groups: the groups that are measured, all by default; the others' curves are flat.
+      mesh: splits the work as in `evaluate_masks`.
       on_batch: called after each batch, for a progress bar.
     """
     grid = np.array(sorted({*kept, 1.0}))
     groups = list(graph.groups) if groups is None else list(groups)
     population = _one_group_at_a_time(graph, groups, choose, grid[:-1])
+    metrics = {"loss": loss, "score": score}
     measured = evaluate_masks(
-        graph, fn, variables, population, batches, {"loss": loss, "score": score}, on_batch=on_batch
+        graph, fn, variables, population, batches, metrics, mesh=mesh, on_batch=on_batch
     )
     curves: Mapping[str, dict[str, np.ndarray]] = {"loss": {}, "score": {}}
     for metric, values in measured.items():

@@ -21,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxprune.data.batches import batch_indices
 from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
 from jaxprune.graph import paths
+from jaxprune.mesh import DATA, place, require_shares, sharding
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
@@ -76,6 +78,7 @@ def fit(
     on_chunk: OnChunk | None = None,
     state: TrainState | None = None,
     stop_after: int | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains a network, alone or guided by a teacher.
 
@@ -98,23 +101,27 @@ def fit(
       on_chunk: called after every chunk of steps, about once a second.
       state: goes on from here instead of from `variables`.
       stop_after: stops when this many steps are done since the training's start.
+      mesh: splits each batch over the devices along its axis `data`, and copies the rest to all of
+        its devices. The result is that of one device to rounding; `state` may come from any.
 
     Returns:
-      The state after the last step.
+      The state after the last step, on the mesh where there is one.
 
     Raises:
-      ValueError: empty or mismatched data, labels beyond the classes, weights that are not finite.
+      ValueError: empty or mismatched data, labels beyond the classes, weights that are not finite,
+        a batch that the mesh cannot split evenly.
       FloatingPointError: a loss or gradient that is not finite, naming the step.
     """
     if isinstance(split, Split):
         _check_data(split.images, split.labels)
     total = total_steps(config, len(split))
+    require_shares("TrainConfig.batch_size", config.batch_size, mesh)
     start_state = initial_state(variables, config, regularizer) if state is None else state
     _check_finite(start_state.variables, "variables")
     if teacher:
         _check_finite(teacher[1], "teacher")
     # Copied once, since every step overwrites its input's buffers.
-    current: TrainState = jax.tree.map(_copy, start_state)
+    current: TrainState = jax.tree.map(functools.partial(_copy, mesh=mesh), start_state)
     compiled = program(
         network,
         teacher[0] if teacher else None,
@@ -125,19 +132,18 @@ def fit(
         std=tuple(map(float, std)),
         classes=split.num_classes if isinstance(split, Streamed) else int(split.labels.max()) + 1,
         regularizer=regularizer,
+        mesh=mesh,
     )
-    data = functools.partial(
-        Data,
-        key=jax.random.key(seed),
-        teacher=cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None,
-    )
+    guide = cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None
+    data = functools.partial(Data, key=jax.random.key(seed), teacher=place(guide, mesh))
     per_epoch = len(split) // config.batch_size
     stop = total if stop_after is None else min(stop_after, total)
     start, length = int(current.step), 1
     if isinstance(split, Streamed):
-        advance = _on_disk(compiled, data, split.batches(seed, config.batch_size, start, stop))
+        batches = split.batches(seed, config.batch_size, start, stop)
+        advance = _on_disk(compiled, data, batches, mesh)
     else:
-        advance = _in_memory(compiled, data, split, seed, config.batch_size)
+        advance = _in_memory(compiled, data, split, seed, config.batch_size, mesh)
     while start < stop:
         end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
         steps = np.arange(start, end)
@@ -159,9 +165,16 @@ Advance = Callable[[TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndar
 
 
 def _in_memory(
-    compiled: Program, data: Callable[..., Data], split: Split, seed: int, batch_size: int
+    compiled: Program,
+    data: Callable[..., Data],
+    split: Split,
+    seed: int,
+    batch_size: int,
+    mesh: Mesh | None,
 ) -> Advance:
-    whole = data(images=jnp.asarray(split.images), labels=jnp.asarray(split.labels, jnp.int32))
+    examples = jnp.asarray(split.images), jnp.asarray(split.labels, jnp.int32)
+    images, labels = place(examples, mesh)
+    whole = data(images=images, labels=labels)
 
     def advance(state: TrainState, steps: np.ndarray):
         order = [batch_indices(seed, step, len(split), batch_size) for step in steps.tolist()]
@@ -175,20 +188,24 @@ def _in_memory(
 
 
 def _on_disk(
-    compiled: Program, data: Callable[..., Data], batches: Iterator[tuple[np.ndarray, np.ndarray]]
+    compiled: Program,
+    data: Callable[..., Data],
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+    mesh: Mesh | None,
 ) -> Advance:
-    def inputs(count: int) -> Iterator[tuple[Data, np.ndarray]]:
-        for images, labels in itertools.islice(batches, count):
-            yield data(images=images, labels=labels), np.arange(len(labels), dtype=np.int32)
+    def inputs(count: int) -> Iterator[tuple[Data, None]]:
+        for batch in itertools.islice(batches, count):
+            images, labels = place(batch, mesh, DATA)
+            yield data(images=images, labels=labels), None
 
     return lambda state, steps: compiled.one_by_one(state, inputs(len(steps)))
 
 
-def _copy(leaf: Any) -> jax.Array:
+def _copy(leaf: Any, mesh: Mesh | None) -> jax.Array:
     # With the dtype given, the copy is not weakly typed, and put where it is, it is bound to its
     # device as a restored or a computed array is: else the second step would compile anew.
     copied = jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
-    return jax.device_put(copied, copied.sharding)
+    return jax.device_put(copied, sharding(mesh) or copied.sharding)
 
 
 def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
@@ -207,16 +224,11 @@ def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _check_finite(variables: Any, whose: str) -> None:
-    named = paths.leaves(variables)
-    verdicts = jax.device_get(_finite([leaf for _, leaf in named]))
-    bad = [name for (name, _), good in zip(named, verdicts, strict=True) if not good]
+    # On the host: there is a program less to compile.
+    named = paths.leaves(jax.device_get(variables))
+    bad = [name for name, leaf in named if not np.all(np.isfinite(leaf))]
     if bad:
         raise ValueError(f"NaN or infinity in the {whose} before training: {', '.join(bad[:8])}")
-
-
-@jax.jit
-def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
 
 
 def _check_metrics(metrics: dict[str, np.ndarray], steps: np.ndarray, per_epoch: int) -> None:

@@ -15,9 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxprune.data.augment import augment
 from jaxprune.graph import paths
+from jaxprune.graph.convolutions import accelerate
+from jaxprune.mesh import DATA, constrain, sharding
 from jaxprune.train.losses import DistillConfig, objective
 from jaxprune.train.network import Network, Output
 from jaxprune.train.optimizer import build, learning_rate
@@ -43,8 +46,8 @@ class Program:
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     loop: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
-    def one_by_one(self, state: TrainState, batches: Iterable[tuple[Data, np.ndarray]]):
-        """One dispatch a step: its data, and the indices `[B]` of its examples there."""
+    def one_by_one(self, state: TrainState, batches: Iterable[tuple[Data, np.ndarray | None]]):
+        """One dispatch a step: its data, and the indices `[B]` of its examples there; None: all."""
         metrics = []
         for data, indices in batches:
             state, step_metrics = self.step(state, data, indices)
@@ -74,17 +77,25 @@ def program(
     std: tuple[float, ...],
     classes: int,
     regularizer: optax.GradientTransformation | None = None,
+    mesh: Mesh | None = None,
 ) -> Program:
-    """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed."""
+    """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed.
+
+    On a mesh the batch is split over its `data` axis, and the state is on every device.
+    """
     optimizer = build(config.optimizer, total, regularizer)
     schedule = learning_rate(config.optimizer, total)
 
-    def step(state: TrainState, data: Data, indices: jax.Array):
+    def batch_of(examples: Any, indices: jax.Array | None) -> jax.Array:
+        batch = examples if indices is None else jnp.take(examples, indices, axis=0)
+        return constrain(batch, mesh, DATA)
+
+    def step(state: TrainState, data: Data, indices: jax.Array | None):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(data.key, state.step))
-        labels = jnp.take(data.labels, indices, axis=0)
+        labels = batch_of(data.labels, indices)
         images = augment(
             augment_key,
-            jnp.take(data.images, indices, axis=0),
+            batch_of(data.images, indices),
             crop_padding=config.crop_padding,
             flip=config.flip,
             mean=mean,
@@ -129,7 +140,8 @@ def program(
         # Not a scan: a chunk may be shorter than the padded order.
         return jax.lax.fori_loop(0, count, body, (state, record))
 
-    return Program(jax.jit(step, donate_argnums=0), jax.jit(loop, donate_argnums=0))
+    compiled = functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding(mesh))
+    return Program(compiled(accelerate(step)), compiled(accelerate(loop)))
 
 
 def cast(variables: Any, config: TrainConfig) -> Any:
