@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from jaxprune import latency
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph, Pruned, trace
 from jaxprune.methods import get as get_method
@@ -26,6 +29,7 @@ def prune(
     key: jax.Array,
     protect: Sequence[str] = (),
     allow_inexact: bool = False,
+    timer: latency.Timer = latency.time_in_turn,
 ) -> Pruned:
     """Traces a model, chooses its channels by a method, and cuts the rest away.
 
@@ -34,16 +38,21 @@ def prune(
       variables: its pytree of arrays.
       batches: a re-iterable of calibration batches: `(inputs, labels)`, or mappings with `image`
         and `label`. A pytree of another kind goes to `fn` as it is, with your own loss and score.
-      budget: targets such as `"params/8,macs/3"`, a `Budget`, or the width of every group.
+      budget: targets such as `"params/8,macs/3"`, a `Budget`, or the width of every group. What
+        is asked of this device (`"latency/2"`, `round_to="measured"`) is measured before all
+        else, on inputs like the first batch.
       method: a name in `jaxprune.methods`, or a function of that contract.
       loss: `loss(outputs, batch)`; cross-entropy by default.
       score: `score(outputs, batch)`; accuracy by default.
       key: of all that the method draws.
       protect: patterns of variables whose channels stay.
       allow_inexact: open normalisations over channels; see `trace`.
+      timer: what times compiled calls, where the budget asks for measurements.
 
     Returns:
-      The pruned network, not fine-tuned: train `pruned.wrap(fn)` on `pruned.variables`.
+      The pruned network, not fine-tuned: train `pruned.wrap(fn)` on `pruned.variables`. With a
+      latency target `pruned.latency` says what was predicted and what the pruned network takes;
+      there is a warning where that is more than the target allows.
 
     Raises:
       ValueError: an unknown method, a target that cannot be met, no batches, nothing prunable, NaN
@@ -51,16 +60,24 @@ def prune(
     """
     chosen = get_method(method) if isinstance(method, str) else method
     budget = Budget(budget) if isinstance(budget, str) else budget
-    example = jax.tree.map(lambda x: x[:1], inputs_of(first(batches)))
+    inputs = inputs_of(first(batches))
+    example = jax.tree.map(lambda x: x[:1], inputs)
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
     if isinstance(budget, Budget):
+        graph, budget = latency.prepare(graph, budget, fn, variables, inputs, timer=timer)
         budget.require_feasible(graph)
     else:
         _check_widths(graph, budget)
     selection = chosen(
         graph, fn, variables, batches, budget, loss or cross_entropy, score or accuracy, key
     )
-    return graph.slice(selection.variables, selection.masks)
+    pruned = graph.slice(selection.variables, selection.masks)
+    if not isinstance(budget, Budget) or "latency" not in budget.factors:
+        return pruned
+    reached = latency.check(graph, budget, fn, variables, pruned, inputs, timer=timer)
+    if reached.missed:
+        warnings.warn(f"the latency target was missed: {reached}", stacklevel=2)
+    return dataclasses.replace(pruned, latency=reached)
 
 
 def _check_widths(graph: ChannelGraph, widths: Mapping[str, int]) -> None:

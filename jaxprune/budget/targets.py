@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from jaxprune.graph import paths
 from jaxprune.graph.cost import QUANTITIES
+
+KNOWN = (*QUANTITIES, "latency")
+"""What a target may name. Latency is measured on a device before: see `jaxprune.latency`."""
 
 
 class CostModel(Protocol):
@@ -41,9 +44,11 @@ class Budget:
     """
 
     targets: str = "params/8,macs/3"
-    """What is divided by how much: of `params`, `macs` and `activations`, separated by commas."""
-    round_to: int = 1
-    """Kept channels are a multiple of this, or all of the group's."""
+    """What is divided by how much: of `params`, `macs`, `activations` and `latency`, with commas.
+    Latency is measured on the device at hand, for a batch as large as those that are given."""
+    round_to: int | Literal["measured"] = 1
+    """Kept channels are a multiple of this, or all of the group's.
+    `measured` times the network's layers and takes what suits the device at hand."""
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Pattern of groups to the least and the largest fraction that they keep."""
     min_channels: int = 1
@@ -56,8 +61,12 @@ class Budget:
         """Refuses what can be met by no network at all."""
         _ = self.factors
         for name in ("round_to", "min_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"budget.{name}: {getattr(self, name)}, must be at least 1")
+            value = getattr(self, name)
+            if value == "measured" and name == "round_to":
+                continue
+            if isinstance(value, str) or value < 1:
+                known = " or 'measured'" if name == "round_to" else ""
+                raise ValueError(f"budget.{name}: {value!r}, must be at least 1{known}")
         for pattern, (low, high) in self.limits.items():
             if not 0 <= low <= high <= 1 or high == 0:
                 raise ValueError(
@@ -86,10 +95,10 @@ class Budget:
         factors: dict[str, float] = {}
         for target in self.targets.split(","):
             quantity, _, text = (part.strip() for part in target.partition("/"))
-            if quantity not in QUANTITIES:
+            if quantity not in KNOWN:
                 raise ValueError(
                     f"budget.targets: unknown quantity {quantity!r} in {self.targets!r}; known are "
-                    f"{', '.join(QUANTITIES)}, as in 'params/8,macs/3'"
+                    f"{', '.join(KNOWN)}, as in 'params/8,macs/3'"
                 )
             if quantity in factors:
                 raise ValueError(f"budget.targets: {quantity} is named twice in {self.targets!r}")
@@ -105,8 +114,17 @@ class Budget:
         return factors
 
     def limits_of(self, model: CostModel) -> dict[str, float]:
-        """Quantity -> the most that it may be, in its own units."""
+        """Quantity -> the most that it may be, in its own units.
+
+        Raises:
+          ValueError: a latency that was not measured.
+        """
         whole = model.costs(model.sizes)
+        if absent := [quantity for quantity in self.factors if quantity not in whole]:
+            raise ValueError(
+                f"budget.targets: {self.targets!r} needs the network's {' and '.join(absent)} on "
+                "this device: measure it with jaxprune.latency.prepare, as jaxprune.prune does"
+            )
         return {quantity: float(whole[quantity]) / by for quantity, by in self.factors.items()}
 
     def bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,8 +133,14 @@ class Budget:
         Between them the multiples of the step are allowed; the two ends are allowed widths.
 
         Raises:
-          ValueError: a pattern that matches no group, or a group without an allowed width.
+          ValueError: a pattern that matches no group, a group without an allowed width, or a
+            `round_to` that was not measured yet.
         """
+        if isinstance(self.round_to, str):
+            raise ValueError(
+                f"budget.round_to: {self.round_to!r} is no number yet: measure it with "
+                "jaxprune.latency.prepare, as jaxprune.prune does"
+            )
         low, high = [], []
         fractions = self._fractions(model)
         for name, size in zip(model.names, model.sizes.tolist(), strict=True):

@@ -22,6 +22,8 @@ from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.groups import Group, Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, run
+from jaxprune.graph.latency import LatencyTable, Rounding
+from jaxprune.graph.pieces import Pieces, split
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
 
@@ -37,6 +39,8 @@ class ChannelGraph:
       groups: by name. A group's name is the first variable axis that writes it, e.g.
         `params/conv1/kernel[3]`; it is the same for every batch size and JAX version.
       fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
+      latency: what was measured of it on a device, so that `costs` has a `latency` too.
+      rounding: which widths suit that device, where it was measured.
     """
 
     groups: dict[str, Group]
@@ -48,6 +52,8 @@ class ChannelGraph:
     _allow_inexact: bool = field(repr=False, default=False)
     _base: Pruned | None = field(repr=False, default=None)
     _rebuild: Callable[[Pruned], Any] | None = field(repr=False, default=None)
+    latency: LatencyTable | None = field(repr=False, default=None)
+    rounding: Rounding | None = field(repr=False, default=None)
     _compiled: dict[Any, Any] = field(repr=False, init=False, default_factory=dict)
 
     # Masks and costs.
@@ -90,7 +96,8 @@ class ChannelGraph:
 
     def costs(self, widths: np.ndarray) -> dict[str, np.ndarray]:
         """Totals for many widths at once: int [..., G] → quantity → float64 [...]."""
-        return evaluate(self._terms, widths)
+        totals = evaluate(self._terms, widths)
+        return totals if self.latency is None else {**totals, "latency": self.latency(widths)}
 
     def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
         """The cost under masks, or under widths (group → int); of the whole network without."""
@@ -259,6 +266,11 @@ class ChannelGraph:
                 value = jnp.moveaxis(last, -1, axis)
             start += group.size
         return value
+
+    def pieces(self, fn: Fn, variables: Any, *args: Any) -> Pieces:
+        """`fn` cut before each contraction, at these shapes; see `jaxprune.graph.pieces`."""
+        reading = self._read(_inner(fn), variables, args, {})
+        return split(reading.block, reading.units(self._grouping.units), self.sizes)
 
     # The smaller network.
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from jaxprune.graph.arguments import require_binary
 from jaxprune.graph.cost import QUANTITIES, Cost
+from jaxprune.graph.latency import LatencyTable, Rounding
 
 if TYPE_CHECKING:
     from jaxprune.graph.channel_graph import ChannelGraph
@@ -33,6 +34,7 @@ class GroupRow:
       params: parameters of one unit.
       macs: multiply-accumulates of one unit, for the traced inputs.
       activations: elements that convolutions and matrix products write for one unit.
+      latency: seconds of one unit, the mean over half of the group; None where not measured.
     """
 
     name: str
@@ -42,6 +44,7 @@ class GroupRow:
     params: float
     macs: float
     activations: float
+    latency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,26 @@ class Explanation:
       groups: in the order in which the network writes them.
       fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
       cost: of the whole network.
+      latency: what was measured of it on a device, if anything.
+      rounding: which widths suit that device, where it was measured.
     """
 
     groups: tuple[GroupRow, ...]
     fixed: dict[str, str]
     cost: Cost
+    latency: LatencyTable | None = None
+    rounding: Rounding | None = None
 
     def __rich__(self) -> RenderableType:
         """Costs a unit, then where each group lies, then what is fixed, the same reasons as one."""
-        table = _columns("group, and what a unit costs", "units", "params", "MACs", "activations")
+        quantities = ["params", "MACs", "activations", *(["µs"] if self.latency else [])]
+        table = _columns("group, and what a unit costs", "units", *quantities)
         places: list[RenderableType] = []
         for row in self.groups:
-            table.add_row(Text(row.name), *_counts(row.size, row.params, row.macs, row.activations))
+            counts = _counts(row.size, row.params, row.macs, row.activations)
+            if row.latency is not None:
+                counts.append(f"{1e6 * row.latency:,.2f}")
+            table.add_row(Text(row.name), *counts)
             places.append(Text(row.name, style="bold"))
             for arrow, members in (("→", row.writes), ("←", row.reads)):
                 if members:
@@ -76,10 +87,23 @@ class Explanation:
         fixed: list[RenderableType] = []
         for reason, axes in reasons.items():
             fixed += [Text(", ".join(_folded(axes)), style="bold"), _below(reason)]
-        parts = [Text(total), "", table, "", Text("written at →, read at ←", style="cyan"), *places]
+        parts = [Text(total), *self._measured(), "", table, ""]
+        parts += [Text("written at →, read at ←", style="cyan"), *places]
         if fixed:
             parts += ["", Text("fixed", style="cyan"), *fixed]
         return Group(*parts)
+
+    def _measured(self) -> list[RenderableType]:
+        """What the device that it was measured on has to do with it."""
+        lines: list[RenderableType] = []
+        if self.latency is not None:
+            whole = float(self.latency(np.array(list(self.latency.groups.values()))))
+            batch = f"for {self.latency.inputs} on {self.latency.device}"
+            lines.append(Text(f"latency: {1e3 * whole:,.3g} ms {batch}"))
+        if self.rounding is not None:
+            chosen = f"round_to {self.rounding.multiple} on {self.rounding.device}"
+            lines.append(Text(f"{chosen}: {self.rounding.reason}"))
+        return lines
 
     def __str__(self) -> str:
         return _text(self)
@@ -153,6 +177,11 @@ class Preview:
 def explain(graph: ChannelGraph) -> Explanation:
     """Collects the rows; a unit's cost is the difference that one unit less would make."""
     saved = _saved(graph, graph.sizes - 1)
+    latency = None
+    if graph.latency is not None:  # of half a group: one unit fewer is within the noise
+        cut = graph.sizes // 2
+        alone = graph.sizes - np.diag(cut)
+        latency = (graph.latency(graph.sizes) - graph.latency(alone)) / cut
     rows = []
     for i, group in enumerate(graph.groups.values()):
         named = {
@@ -160,8 +189,10 @@ def explain(graph: ChannelGraph) -> Explanation:
             for role in ("writes", "reads")
         }
         costs = {quantity: float(values[i]) for quantity, values in saved.items()}
-        rows.append(GroupRow(group.name, group.size, named["writes"], named["reads"], **costs))
-    return Explanation(tuple(rows), graph.fixed, graph.cost())
+        seconds = None if latency is None else float(latency[i])
+        members = named["writes"], named["reads"]
+        rows.append(GroupRow(group.name, group.size, *members, **costs, latency=seconds))
+    return Explanation(tuple(rows), graph.fixed, graph.cost(), graph.latency, graph.rounding)
 
 
 def preview(graph: ChannelGraph, masks: Mapping[str, Any]) -> Preview:

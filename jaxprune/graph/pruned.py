@@ -16,6 +16,7 @@ from jaxprune.graph.arguments import require_shapes
 from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.cut import cut
 from jaxprune.graph.interpret import Sliced, run
+from jaxprune.graph.latency import LatencyCheck
 from jaxprune.graph.reading import State, read, state_outputs
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
@@ -35,6 +36,7 @@ class Pruned:
       allow_inexact: as given to `trace`.
       before: the indices of the pruning before, where this network was pruned more than once.
       rebuild: makes what `module` gives, where the traced function came from `functional`.
+      latency: what `prune` measured for a latency target; it is not saved.
     """
 
     variables: Any
@@ -45,6 +47,7 @@ class Pruned:
     allow_inexact: bool = False
     before: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     rebuild: Callable[[Pruned], Any] | None = field(default=None, repr=False)
+    latency: LatencyCheck | None = field(default=None, repr=False)
     _wrapped: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -284,17 +284,17 @@ def _sliced_axes(eqn: Any) -> list[int]:
 def emit_slice(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
     """Along a channel axis the kept positions inside the cut are taken; elsewhere as it is."""
     (labels,), (value,) = relation.ins, values
-    for axis, cut in zip(
-        _sliced_axes(eqn), (_cuts(eqn)[a] for a in _sliced_axes(eqn)), strict=True
-    ):
-        if (axis,) in labels.tracked:
-            mask = keep(labels.tracked[(axis,)])
-            chosen = np.zeros(len(mask), bool)
-            chosen[cut] = True
-            value = jnp.take(value, np.flatnonzero(chosen[mask]), axis=axis)
-        elif axis not in labels.free:
-            value = lax.slice_in_dim(value, cut.start, cut.stop, cut.step, axis)
-    return [value]
+    cuts = {axis: _cuts(eqn)[axis] for axis in _sliced_axes(eqn)}
+    for axis in [a for a in cuts if (a,) in labels.tracked]:
+        mask = keep(labels.tracked[(axis,)])
+        chosen = np.zeros(len(mask), bool)
+        chosen[cuts.pop(axis)] = True
+        value = jnp.take(value, np.flatnonzero(chosen[mask]), axis=axis)
+    # All other axes in one equation, as the user wrote it: two are not merged by every compiler.
+    cuts = {a: cut for a, cut in cuts.items() if a not in labels.free}
+    ends = [cuts.get(a, slice(0, n, 1)) for a, n in enumerate(value.shape)]
+    starts, stops, steps = zip(*((e.start, e.stop, e.step) for e in ends), strict=True)
+    return [lax.slice(value, starts, stops, steps) if cuts else value]
 
 
 def split(equation: Equation) -> Relation:
