@@ -1,0 +1,98 @@
+"""The Gram statistics of one layer beside a plain matrix product of the same size.
+
+A consumer of C channels in 3 × 3 taps reads R patches: `H = x xᵀ` is a product of (9 C × R) and
+(R × 9 C), in float32 at the highest precision as the statistics ask it. Ours is everything from the
+layer's input to its matrix `G = Σ H ∘ WᵀW`: drawing positions, unfolding, `H`, and the collapse.
+The last row is the whole VGG-16.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+import jaxprune as jp
+from benchmarks.common import Table, together
+from jaxprune import models
+from jaxprune.statistics import grams
+
+ASKED = 0.5
+LAYERS = ((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512))
+POSITIONS = 16
+
+
+def measure(*, short: bool) -> Table:
+    """Rates of the statistics, in parts of a product's."""
+    images = 16 if short else 128
+    table = Table(f"Gram statistics over {images} images, {POSITIONS} positions each")
+    rates = []
+    for size, channels, outputs in LAYERS[:1] if short else LAYERS:
+        x = jax.random.normal(jax.random.key(0), (images, size, size, 3))
+        variables = {
+            "stem": 0.2 * jax.random.normal(jax.random.key(1), (1, 1, 3, channels)),
+            "kernel": 0.1 * jax.random.normal(jax.random.key(2), (3, 3, channels, outputs)),
+        }
+        graph = jp.trace(network, variables, x)
+        rows = images * min(POSITIONS, size * size)
+        patches = jax.random.normal(jax.random.key(3), (rows, 9 * channels))
+        product = jax.jit(lambda a: lax.dot(a.T, a, precision="highest"))
+
+        def statistics(graph=graph, variables=variables, x=x) -> Any:
+            return grams(graph, network, variables, [x], jax.random.key(4), positions=POSITIONS)
+
+        times = together(
+            {"ours": statistics, "product": lambda product=product, p=patches: product(p)},
+            n=2 if short else 7,
+        )
+        work = 2 * rows * (9 * channels) ** 2
+        share = times["product"].median / times["ours"].median
+        rates.append(share)
+        table.rows.append(
+            {
+                "map": f"{size}×{size}", "channels": channels, **times,
+                "product, GFLOP/s": work / times["product"].median / 1e9, "of its rate": share,
+            }
+        )  # fmt: skip
+    table.notes.append(f"At least {min(rates):.2f} of the product's rate (asked: {ASKED}).")
+    if not short:
+        table.rows.append(whole_network(images))
+    return table
+
+
+def network(variables: Any, x: jax.Array) -> jax.Array:
+    """A convolution of one tap that makes the channels, and the one that reads them."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    hidden = lax.conv_general_dilated(
+        x, variables["stem"], (1, 1), "SAME", dimension_numbers=numbers
+    )
+    hidden = jax.nn.relu(hidden)
+    return lax.conv_general_dilated(
+        hidden, variables["kernel"], (1, 1), "SAME", dimension_numbers=numbers
+    )
+
+
+def whole_network(images: int) -> dict[str, Any]:
+    """Seconds of all statistics of a VGG-16, compiled."""
+    shape = (32, 32, 3)
+    module = models.build("vgg16", num_classes=10, input_shape=shape)
+    variables = models.init(module, shape, jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (images, *shape))
+
+    def fn(variables: Any, x: jax.Array) -> Any:
+        return module.apply(variables, x)
+
+    graph = jp.trace(fn, variables, x[:1])
+    key = jax.random.key(2)
+    began = time.perf_counter()
+    grams(graph, fn, variables, [x], key)
+    first = time.perf_counter() - began
+    times = together({"ours": lambda: grams(graph, fn, variables, [x], key)}, n=3)
+    return {
+        "map": f"VGG-16, with compilation {first:.1f} s",
+        "channels": int(np.sum(graph.sizes)),
+        **times,
+    }
