@@ -167,6 +167,7 @@ def stages(monkeypatch):
         open_run=lambda config: SimpleNamespace(config=config, folder=config.folder),
         config_of=config_of,
         status=jaxprune.pipeline.status,
+        searched_groups=lambda run: {},
     )
     for name in ("train", "sensitivity", "search", "finetune", "control", "evaluate"):
 

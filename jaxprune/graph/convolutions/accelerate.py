@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     XLA runs a convolution on the CPU between 1 and 100 % of the machine's rate, depending on its
     shape; a matrix product always near it. `fn` is traced, and each convolution among its
     equations, those of its gradients included, takes the form that `form_of` names. Results agree
-    to rounding. On other devices `fn` is what comes back.
+    to rounding. On other devices, and where `jax.disable_jit` is on, `fn` runs as it is.
 
     To be called outermost, under `jit`, around what differentiates: `jit(accelerate(step))`. What
     lies within custom derivatives and `jax.checkpoint` stays as it is.
@@ -37,8 +37,9 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
       fn: takes and gives pytrees of arrays.
     """
 
+    @functools.wraps(fn)
     def call(*args: Any) -> Any:
-        if jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:  # pyright: ignore
             return fn(*args)
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
         outs = _run(closed, jax.tree.leaves(args))
@@ -128,7 +129,7 @@ def _gradient_form(eqn: Any, window: Sequence[int], size: Sequence[int]) -> Form
     narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
     form = None
     if max(strides) > 1 and narrowest >= 16:
-        form = partial(forms.strided_kernel_gradient, window=size, strides=strides)
+        form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
     elif size == (3, 3) and narrowest >= 32 and images * forms.tile_count(window) >= 64:
         form = forms.winograd_kernel_gradient
     elif size == (3, 3) and 16 <= narrowest < 32:
