@@ -95,8 +95,8 @@ def jax_calls(name: str, batch: int, form: Callable[..., Any]) -> dict[str, Call
 
 def torch_calls(name: str, batch: int) -> dict[str, Callable[[], Any]]:
     """The same in PyTorch."""
-    import torch
-    from torch import nn
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     net = torch_vgg16() if name == "vgg16" else torch_resnet(9 if name == "resnet56" else 3)
@@ -121,7 +121,7 @@ def torch_calls(name: str, batch: int) -> dict[str, Callable[[], Any]]:
 
 def torch_vgg16() -> Any:
     """VGG-16 with BatchNorm and one linear layer."""
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     layers: list[Any] = []
     channels = SHAPE[2]
@@ -137,7 +137,7 @@ def torch_vgg16() -> Any:
 
 def torch_resnet(blocks: int) -> Any:
     """The CIFAR ResNet of 6 · blocks + 2 layers, with projections where the size changes."""
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     class Block(nn.Module):
         def __init__(self, channels: int, width: int, stride: int):

@@ -127,4 +127,5 @@ def in_megabytes(
         return jax.lax.map(one, population, batch_size=chunk_size(size))
 
     compiled = jax.jit(jp.accelerate(evaluate)).lower(population).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / 1e6
+    analysis = compiled.memory_analysis()
+    return np.nan if analysis is None else analysis.temp_size_in_bytes / 1e6
