@@ -195,22 +195,22 @@ def inspect(arguments: Sequence[str]) -> None:
     _without_accelerator()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    from jaxprune.report import inspect as inspection
-    from jaxprune.report import summary
+    from jaxprune.frontends import named
+    from jaxprune.report import inspect, summary
     from jaxprune.report.encode import plain
 
-    inputs = inspection.structs(given.input, given.dtype)
-    found = inspection.inspect(
+    inputs = named.structs(given.input, given.dtype)
+    found = named.named_graph(
         given.model,
         inputs,
-        arguments=dict(map(inspection.keyword, given.arg)),
+        arguments=dict(map(named.keyword, given.arg)),
         protect=given.protect,
         allow_inexact=given.allow_inexact,
     ).explain()
+    shapes = named.describe(inputs)
     if given.json:
-        named = {"model": given.model, "input": inspection.describe(inputs)}
-        summary.write(given.json, {**named, **plain(found)})
-    inspection.show(given.model, inputs, found)
+        summary.write(given.json, {"model": given.model, "input": shapes, **plain(found)})
+    inspect.show(given.model, shapes, found)
 
 
 def _without_accelerator() -> None:
