@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from benchmarks.bound import brute_force
 from benchmarks.common import Table
 from benchmarks.problems import gram
 from jaxprune.search import (
@@ -144,12 +145,7 @@ def compared(
         moves = affordable if limit is None else min(limit, 1_000_000 if long else MOVES)
         errors[f"simulated annealing, {label}"] = exact(annealed(moves // CHAINS))
     if channels <= 20:
-        out = np.array(list(itertools.combinations(range(channels), channels - keep)))
-        masks = np.ones((len(out), channels))
-        np.put_along_axis(masks, out, 0, axis=1)
-        errors["brute force"] = min(
-            exact(m) for m in masks[np.argsort(layer_error(jnp.asarray(masks), scaled))[:20]]
-        )
+        errors["brute force"] = brute_force(matrix, keep)
     if long:
         longer = replace(default, polish_steps=10 * default.polish_steps, seeds="heuristic")
         errors["long runs"] = min(searched(longer, key) for key in (1, 2, 3))

@@ -63,27 +63,27 @@ def _run(closed: Any, args: Sequence[Any]) -> list[Any]:
     return [fetch(var) for var in jaxpr.outvars]
 
 
+def _bodies(eqn: Any) -> dict[str, tuple[Any, ...]]:
+    """The parameters of an equation that are functions, by name."""
+    given = {name: eqn.params[name] for name in _INNER.get(eqn.primitive.name, ())}
+    return {name: body if isinstance(body, tuple) else (body,) for name, body in given.items()}
+
+
 def _inner(eqn: Any) -> dict[str, Any]:
-    """The parameters of an equation that are functions with convolutions, rewritten."""
+    """Those with convolutions, rewritten."""
     changed = {}
-    for name in _INNER.get(eqn.primitive.name, ()):
-        given = eqn.params[name]
-        bodies = given if isinstance(given, tuple) else (given,)
+    for name, bodies in _bodies(eqn).items():
         if any(map(_has_form, bodies)):
             new = tuple(jax.make_jaxpr(lambda *a, b=b: _run(b, a))(*b.in_avals) for b in bodies)
-            changed[name] = new if isinstance(given, tuple) else new[0]
+            changed[name] = new if isinstance(eqn.params[name], tuple) else new[0]
     return changed
 
 
 def _has_form(closed: Any) -> bool:
-    for eqn in getattr(closed, "jaxpr", closed).eqns:
-        if form_of(eqn) is not None:
-            return True
-        for name in _INNER.get(eqn.primitive.name, ()):
-            given = eqn.params[name]
-            if any(map(_has_form, given if isinstance(given, tuple) else (given,))):
-                return True
-    return False
+    return any(
+        form_of(eqn) is not None or any(_has_form(b) for bs in _bodies(eqn).values() for b in bs)
+        for eqn in getattr(closed, "jaxpr", closed).eqns
+    )
 
 
 Form = Callable[[Array, Array], Array]
@@ -148,25 +148,28 @@ def _ungrouped(eqn: Any) -> bool:
 def _placed(form: Callable[..., Array], numbers: Any, padding: Any) -> Form:
     """A form of images [N, H, W, C] and kernels [3, 3, C, O] for operands laid out otherwise."""
     (n, c, *hw), (o, i, *window), out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
-
-    def run(lhs: Array, rhs: Array) -> Array:
-        result = form(lhs.transpose(n, *hw, c), rhs.transpose(*window, i, o), padding)
-        return result.transpose(_inverse((out[0], *out[2:], out[1])))
-
-    return run
+    orders = (n, *hw, c), (*window, i, o), (out[0], *out[2:], out[1])
+    return _laid_out(form, *orders, padding)
 
 
 def _placed_gradient(form: Callable[..., Array], numbers: Any, padding: Any) -> Form:
     """In a kernel's gradient, the images' channels are the batch and their number is contracted."""
     (c, n, *hw), (o, m, *size), out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    orders = (n, *hw, c), (m, *size, o), (*out[2:], out[0], out[1])
+    return _laid_out(form, *orders, padding)
+
+
+def _laid_out(
+    form: Callable[..., Array],
+    left: Sequence[int],
+    right: Sequence[int],
+    out: Sequence[int],
+    padding: Any,
+) -> Form:
+    """A form for operands and a result whose axes, in the form's order, are these."""
 
     def run(lhs: Array, rhs: Array) -> Array:
-        images, gradient = lhs.transpose(n, *hw, c), rhs.transpose(m, *size, o)
-        kernel = form(images, gradient, padding)
-        return kernel.transpose(_inverse((*out[2:], out[0], out[1])))
+        result = form(lhs.transpose(left), rhs.transpose(right), padding)
+        return result.transpose([out.index(axis) for axis in range(len(out))])
 
     return run
-
-
-def _inverse(order: Sequence[int]) -> tuple[int, ...]:
-    return tuple(order.index(axis) for axis in range(len(order)))
