@@ -17,7 +17,7 @@ from jax import lax
 
 import jaxprune as jp
 from benchmarks.common import Table, together
-from jaxprune import models
+from benchmarks.networks import shipped
 from jaxprune.statistics import grams
 
 ASKED = 0.5
@@ -77,14 +77,7 @@ def network(variables: Any, x: jax.Array) -> jax.Array:
 
 def whole_network(images: int) -> dict[str, Any]:
     """Seconds of all statistics of a VGG-16, compiled."""
-    shape = (32, 32, 3)
-    module = models.build("vgg16", num_classes=10, input_shape=shape)
-    variables = models.init(module, shape, jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (images, *shape))
-
-    def fn(variables: Any, x: jax.Array) -> Any:
-        return module.apply(variables, x)
-
+    _, fn, variables, x = shipped("vgg16", images)
     graph = jp.trace(fn, variables, x[:1])
     key = jax.random.key(2)
     began = time.perf_counter()

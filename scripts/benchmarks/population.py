@@ -18,23 +18,17 @@ import numpy as np
 
 import jaxprune as jp
 from benchmarks.common import Table, together
-from jaxprune import models
+from benchmarks.networks import shipped
 from jaxprune.statistics.population import chunk_size, evaluate_masks
 
 ASKED = 0.9
-SHAPE = (32, 32, 3)
 
 
 def measure(*, short: bool) -> Table:
     """Images per second and mask."""
     name, images, masks = ("vgg_small", 8, 4) if short else ("resnet20", 64, 64)
-    module = models.build(name, num_classes=10, input_shape=SHAPE)
-    variables = models.init(module, SHAPE, jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (images, *SHAPE))
+    _, fn, variables, x = shipped(name, images)
     labels = jnp.zeros(images, int)
-
-    def fn(variables: Any, x: jax.Array) -> Any:
-        return module.apply(variables, x)
 
     def score(outputs: jax.Array, batch: Any) -> jax.Array:
         return jnp.mean(jnp.argmax(outputs, -1) == batch[1])

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 import jaxprune as jp
 from benchmarks.common import Table
-from jaxprune import latency, models
+from benchmarks.networks import shipped
+from jaxprune import latency
 from jaxprune.report import style
 
 PREDICTORS = {
@@ -35,14 +34,7 @@ _ROUND_TO = 8
 def measure(*, short: bool) -> Table:
     """Times random networks and holds every predictor against them."""
     name, batch, count = ("vgg_small", 4, 4) if short else ("resnet20", 64, 32)
-    shape = (32, 32, 3)
-    module = models.build(name, num_classes=10, input_shape=shape)
-    variables = models.init(module, shape, jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, *shape))
-
-    def fn(variables: Any, x: jax.Array) -> Any:
-        return module.apply(variables, x)
-
+    _, fn, variables, images = shipped(name, batch)
     graph = jp.trace(fn, variables, images[:1])
     began = time.perf_counter()
     kept = (0.2, 1.0) if short else latency.KEPT

@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import jaxprune as jp
 from benchmarks import population as populations
 from benchmarks.common import Table, exponent, together
+from benchmarks.networks import SHAPE, shipped
 from benchmarks.problems import gram
-from jaxprune import models
 from jaxprune.report import style
 from jaxprune.search import SearchConfig, search_groups
 from jaxprune.statistics import grams
-
-SHAPE = (32, 32, 3)
 
 
 def measure(*, short: bool) -> Table:
@@ -55,12 +53,12 @@ def measure(*, short: bool) -> Table:
     counts = [50, 100, 200, 400, 800][some]
     add("search", "generations", counts, timed([searched(generations=g) for g in counts]), "s")
 
-    networks = [residual(depth) for depth in [20, 56, 110][some]]
-    equations = [len(jax.make_jaxpr(fn)(*args).jaxpr.eqns) for fn, args in networks]
-    traced = timed([lambda fn=fn, args=args: jp.trace(fn, *args).names for fn, args in networks])
+    networks = [shipped(name, 1)[1:] for name in ["resnet20", "resnet56", "resnet110"][some]]
+    equations = [len(jax.make_jaxpr(fn)(*args).jaxpr.eqns) for fn, *args in networks]
+    traced = timed([lambda fn=fn, args=args: jp.trace(fn, *args).names for fn, *args in networks])
     add("trace", "equations", equations, traced, "s")
 
-    fn, (variables, image) = networks[0]
+    fn, variables, image = networks[0]
     graph = jp.trace(fn, variables, image)
     batch = jnp.ones((16, *SHAPE))
     images = [16, 32, 64, 128, 256][some]
@@ -89,13 +87,6 @@ def searched(
     matrix = gram(channels)
     config = SearchConfig(population=population, generations=generations, polish=False, bound=False)
     return lambda: search_groups({"g": matrix}, {"g": channels // 2}, jax.random.key(0), config)
-
-
-def residual(depth: int) -> tuple[Callable[..., Any], tuple[Any, jax.Array]]:
-    """A CIFAR ResNet as function and arguments."""
-    module = models.build(f"resnet{depth}", num_classes=10, input_shape=SHAPE)
-    variables = models.init(module, SHAPE, jax.random.key(0))
-    return lambda v, x: module.apply(v, x), (variables, jnp.ones((1, *SHAPE)))
 
 
 def plot(table: Table, folder: Path) -> None:

@@ -25,7 +25,8 @@ import numpy as np
 
 import jaxprune as jp
 from benchmarks.common import Table, Times, together
-from jaxprune import latency, models
+from benchmarks.networks import shipped
+from jaxprune import latency
 from jaxprune.budget import allocate
 from jaxprune.masks import keep_top
 from jaxprune.models.rebuild import from_pruned
@@ -70,14 +71,7 @@ def measure(*, short: bool) -> Table:
 
 
 def _cases(name: str, reductions: tuple[int, ...], batch: int, short: bool) -> list[Case]:
-    shape = (32, 32, 3)
-    module = models.build(name, num_classes=10, input_shape=shape)
-    variables = models.init(module, shape, jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, *shape))
-
-    def fn(variables: Any, x: jax.Array) -> Any:
-        return module.apply(variables, x)
-
+    module, fn, variables, images = shipped(name, batch)
     graph = jp.trace(fn, variables, images[:1])
     rounding = 8 if short else _rounding(name, graph, fn, variables)
     whole = graph.cost()
