@@ -271,31 +271,32 @@ def _unfold_conv(
     x = operand.transpose(numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])
     w = kernel.transpose(numbers.rhs_spec[1], *numbers.rhs_spec[2:], numbers.rhs_spec[0])
     window = w.shape[1:-1]
-    # Padding and dilation of the operand once; then a patch is a gather of shifted positions.
-    edges = [(lo, hi, d - 1) for (lo, hi), d in zip(p["padding"], p["lhs_dilation"], strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     spans = [(k - 1) * d + 1 for k, d in zip(window, p["rhs_dilation"], strict=True)]
-    outputs = [
-        (n - span) // s + 1
-        for n, span, s in zip(x.shape[1:-1], spans, p["window_strides"], strict=True)
+    sizes = [
+        (n - 1) * d + 1 + lo + hi
+        for n, d, (lo, hi) in zip(x.shape[1:-1], p["lhs_dilation"], p["padding"], strict=True)
     ]
-    count = math.prod(outputs)
-    images = x.shape[0]
+    outputs = [
+        (n - span) // s + 1 for n, span, s in zip(sizes, spans, p["window_strides"], strict=True)
+    ]
+    images, count = x.shape[0], math.prod(outputs)
     if positions is None or positions >= count:
         flat = jnp.broadcast_to(jnp.arange(count), (images, count))
-    else:
-        flat = jax.vmap(lambda k: jax.random.choice(k, count, (positions,), replace=False))(
-            jax.random.split(key, images)
-        )
+    else:  # one from each of so many equal parts of the map
+        parts = jnp.arange(positions) + jax.random.uniform(key, (images, positions))
+        flat = jnp.minimum((parts * (count / positions)).astype(int), count - 1)
     starts = jnp.unravel_index(flat, outputs)
     taps = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij")).reshape(len(window), -1)
-    where = [
-        start[..., None] * s + tap * d
-        for start, s, tap, d in zip(
-            starts, p["window_strides"], taps, p["rhs_dilation"], strict=True
-        )
-    ]
+    # A gather of shifted positions; those in the padding, or between dilated ones, are zero.
+    where, inside = [], jnp.asarray(True)
+    for axis, (start, tap) in enumerate(zip(starts, taps, strict=True)):
+        lo, stretch = p["padding"][axis][0], p["lhs_dilation"][axis]
+        at = start[..., None] * p["window_strides"][axis] + tap * p["rhs_dilation"][axis] - lo
+        last = x.shape[axis + 1] - 1
+        inside &= (at >= 0) & (at <= last * stretch) & (at % stretch == 0)
+        where.append(jnp.clip(at // stretch, 0, last))
     rows = x[(jnp.arange(images)[:, None, None], *where)]  # (images, positions, T, C)
+    rows = jnp.where(inside[..., None], rows, 0)
     rows = jnp.swapaxes(rows, -1, -2).reshape(-1, x.shape[-1], taps.shape[1])
     return rows, w.reshape(w.shape[0], -1, w.shape[-1])
 
