@@ -42,6 +42,7 @@ TABLES = (
     "input_pipeline",
     "scaling",
     "devices",
+    "accelerator",
 )
 
 

@@ -4,8 +4,8 @@ Population 128 and 300 generations for all; the peers as a user would write them
 tournament selection, uniform (DEAP) or two-point (pymoo) crossover, bit flips, a repair to K ones,
 one matrix product as the fitness of all offspring. A third, in NumPy with every operator on the
 whole population at once, is what neither library gives and the stronger rival. Ours is the shipped
-default, timed whole: 300 generations and the polish after them, whose error is the lower one in
-every row; and in the shortest of a few searches (`SHORTER`: generations and exchanges of the polish)
+default, timed whole: 300 generations and the polish after them, whose error is never the higher
+one; and in the shortest of a few searches (`SHORTER`: generations, and exchanges of the polish)
 that reaches the best error which the peer found with any of its seeds. A generation's cost is that
 of 300 without polish. Compilation is left out of the seconds and stands beside.
 """
