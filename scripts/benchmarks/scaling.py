@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from matplotlib.ticker import LogLocator
 
 import jaxprune as jp
 from benchmarks import population as populations
@@ -91,7 +92,8 @@ def searched(
 
 def plot(table: Table, folder: Path) -> None:
     """A panel each, on logarithmic axes, with the fitted power."""
-    with style.figure(folder / "scaling.png", (10.5, 5.2), table.title, "") as drawing:
+    subtitle = "points are measured, lines are fitted powers; both axes are logarithmic"
+    with style.figure(folder / "scaling.png", (10.5, 5.2), table.title, subtitle) as drawing:
         panels = drawing.subplots(2, 3).ravel()
         for axes, curve, row in zip(panels, table.data.values(), table.rows, strict=True):
             slope, level = exponent(curve["x"], curve["y"])
@@ -103,7 +105,9 @@ def plot(table: Table, folder: Path) -> None:
             axes.minorticks_off()
             axes.set_xticks(curve["x"], [str(x) for x in curve["x"]])
             axes.set_ylim(0.5 * min(curve["y"]), 2 * max(curve["y"]))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
             axes.set_title(f"{row['what']}, exponent {slope:.2f}", fontsize=9, loc="left", pad=3)
             axes.set_xlabel(str(row["over"]))
-            axes.set_ylabel(curve["unit"])
+            axes.set_ylabel({"s": "seconds", "MB": "memory, MB"}[curve["unit"]])
             axes.grid(visible=True)
