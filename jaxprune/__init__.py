@@ -9,7 +9,7 @@ Masks are pytrees, the search is one jitted program, the result is a really smal
     logits = pruned.wrap(fn)(pruned.variables, images)
 """
 
-from jaxprune import models
+from jaxprune import interop, models
 from jaxprune.budget import Budget
 from jaxprune.checkpoint import load, save
 from jaxprune.frontends import functional
@@ -22,5 +22,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget", "ChannelGraph", "Cost", "Group", "Member", "Pruned", "Selection",
-    "accelerate", "cost", "functional", "load", "methods", "models", "prune", "save", "trace",
+    "accelerate", "cost", "functional", "interop", "load", "methods", "models", "prune", "save",
+    "trace",
 ]  # fmt: skip

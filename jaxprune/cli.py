@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from jaxprune.config import RunConfig
+    from jaxprune.graph import Pruned
 
 from jaxprune.memory import keep_freed_memory
 
@@ -41,6 +42,12 @@ what there is:
   compare RUN RUN ... runs side by side; --json FILE, --plot FILE
   inspect MODEL       what can be pruned in a model, what it costs, what is fixed and why;
                       --input SHAPE, see inspect --help
+
+weights of PyTorch:
+  import FILE         those of a shipped VGG or ResNet as a saved network; --model NAME,
+                      --out FOLDER
+  export RUN|FOLDER   the pruned network of a run, or a saved one, with a list of its widths;
+                      --to torch, --out FILE
 
 CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
 COMMAND CONFIG --help shows every field of that config, with its value and its meaning.
@@ -213,6 +220,62 @@ def inspect(arguments: Sequence[str]) -> None:
     inspect.show(given.model, shapes, found)
 
 
+def import_(arguments: Sequence[str]) -> None:
+    """`jaxprune import FILE --model NAME --out FOLDER`: PyTorch weights as a saved network."""
+    parser = _Parser(
+        "import",
+        "Weights of PyTorch as a saved network, for jaxprune.load. A run takes them with "
+        "--model.weights FILE instead.",
+    )
+    parser.add_argument("file", metavar="FILE", help=".safetensors; with PyTorch also .pt, .pth")
+    parser.add_argument(
+        "--model", metavar="NAME", required=True, help="the shipped model that they are of: vgg16"
+    )
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where it is saved")
+    given = parser.parse_args(arguments)
+    _without_accelerator()
+    from jaxprune import checkpoint, interop
+
+    network = interop.unpruned(interop.from_torch(given.file, given.model), given.model)
+    checkpoint.save(given.out, network)
+    print(f"{given.out}: {given.model}, {_parameters(network)}")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """`jaxprune export RUN|FOLDER --to torch --out FILE`: a pruned network for PyTorch."""
+    parser = _Parser(
+        "export",
+        "A pruned network as weights under PyTorch's names, with a list of its widths beside them.",
+    )
+    parser.add_argument("network", metavar="RUN|FOLDER", help="a run, or a saved network")
+    parser.add_argument("--to", required=True, choices=("torch",), help="what it is written for")
+    parser.add_argument(
+        "--out", metavar="FILE", required=True, help="FILE.safetensors; the widths in FILE.json"
+    )
+    given = parser.parse_args(arguments)
+    _without_accelerator()
+    from jaxprune import checkpoint, interop
+
+    folder = given.network
+    if os.path.isfile(os.path.join(folder, "config.json")):
+        folder = os.path.join(folder, "pruned")
+        if not os.path.exists(folder):
+            raise FileNotFoundError(
+                f"{given.network} does not have pruned yet: run `jaxprune finetune "
+                f"{given.network}` first"
+            )
+    network = checkpoint.load(folder)
+    state, record = interop.to_torch(network)
+    interop.write(given.out, state, record)
+    print(f"{given.out}: {record['model']}, {_parameters(network)}")
+
+
+def _parameters(network: Pruned) -> str:
+    import jax
+
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(network.variables['params'])):,} parameters"
+
+
 def _without_accelerator() -> None:
     """For commands that only read: the process that runs may hold the accelerator alone."""
     import jax
@@ -281,6 +344,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "status": status,
     "compare": compare,
     "inspect": inspect,
+    "import": import_,
+    "export": export,
 }
 _HELP = ("--help", "-h")
 

@@ -67,6 +67,9 @@ class ModelConfig:
     """Shortcut of a CIFAR ResNet where it widens: A pads with zeros, B is a 1x1 convolution."""
     dropout: float | None = None
     """Dropout rate before the linear layers of an ImageNet VGG, AlexNet or MobileNetV2."""
+    weights: str | None = None
+    """A file of PyTorch weights (`.safetensors`) of a VGG or ResNet that is trained already.
+    They stand in place of the training, so that nothing of `train` is used."""
 
     def options(self) -> dict[str, Any]:
         """What `jaxprune.models.build` gets beside name and shapes: the options that are set."""

@@ -3,7 +3,7 @@
 from jaxprune.models.alexnet import AlexNet
 from jaxprune.models.forward import init, network
 from jaxprune.models.mobilenet import MobileNetV2
-from jaxprune.models.rebuild import from_pruned
+from jaxprune.models.rebuild import from_pruned, from_variables
 from jaxprune.models.registry import NAMES, build
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.vgg import VGG
@@ -11,5 +11,5 @@ from jaxprune.models.wide_resnet import WideResNet
 
 __all__ = [
     "NAMES", "VGG", "AlexNet", "MobileNetV2", "ResNet", "WideResNet",
-    "build", "from_pruned", "init", "network",
+    "build", "from_pruned", "from_variables", "init", "network",
 ]  # fmt: skip

@@ -18,13 +18,30 @@ def from_pruned(module: Any, pruned: Pruned) -> Any:
       pruned: what `ChannelGraph.slice` or `prune` gave.
 
     Raises:
-      ValueError: a module that has no `widths`, which `pruned.wrap` serves.
+      ValueError: as `from_variables`; `pruned.wrap` serves any other module.
+    """
+    return from_variables(module, pruned.variables)
+
+
+def from_variables(module: Any, variables: Any) -> Any:
+    """The module with the widths of these variables, such as those of an exported pruned network.
+
+    Args:
+      module: the shipped model, of any widths.
+      variables: of it, of any widths.
+
+    Raises:
+      ValueError: a module that has no `widths`, or variables of another one.
     """
     if not hasattr(module, "widths"):
         raise ValueError(
-            f"from_pruned rebuilds the models of jaxprune.models, not a {type(module).__name__}; "
+            f"only the models of jaxprune.models have widths, not a {type(module).__name__}; "
             "pruned.wrap(fn) runs any other pruned network"
         )
-    shapes = {path: leaf.shape for path, leaf in paths.leaves(pruned.variables)}
-    widths = {layer: shapes[f"params/{layer}/kernel"][-1] for layer in module.layers()}
-    return module.clone(parent=None, widths=widths)
+    shapes = {path: leaf.shape for path, leaf in paths.leaves(variables)}
+    kernels = {layer: f"params/{layer}/kernel" for layer in module.layers()}
+    if missing := [kernel for kernel in kernels.values() if kernel not in shapes]:
+        raise ValueError(f"these are no variables of this {type(module).__name__}: no {missing[0]}")
+    return module.clone(
+        parent=None, widths={layer: shapes[kernel][-1] for layer, kernel in kernels.items()}
+    )

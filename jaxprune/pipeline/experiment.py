@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprune import config as run_config
-from jaxprune import data, latency, models
+from jaxprune import data, interop, latency, models
 from jaxprune import mesh as meshes
 from jaxprune.budget import Budget
 from jaxprune.config import RunConfig
@@ -138,10 +138,10 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
       config: of the run; or the folder of an earlier one, which may have been moved since.
 
     Raises:
-      FileNotFoundError: a folder without a run.
+      FileNotFoundError: a folder without a run, or no file of weights.
       ValueError: an unknown name, a target that cannot be met, a pattern that matches nothing,
         labels out of range, a run folder that belongs to another config, a mesh of more devices
-        than there are or that a batch cannot be split over.
+        than there are or that a batch cannot be split over, weights that do not fit the model.
       OSError: a run folder that cannot be written.
     """
     if not isinstance(config, RunConfig):
@@ -176,6 +176,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         return network.eval(variables, images, None).logits
 
     shapes = jax.eval_shape(lambda key: models.init(module, shape, key), jax.random.key(0))
+    _require_weights(config, module, shape)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     graph = trace(forward, shapes, image, protect=config.protect)
     budget = config.budget
@@ -220,6 +221,19 @@ def _require_shares(config: RunConfig, dataset: Dataset, mesh: Mesh | None) -> N
         batches["sensitivity.batch_size"] = min(config.sensitivity.batch_size, len(measured))
     for name, images in batches.items():
         meshes.require_shares(name, images, mesh)
+
+
+def _require_weights(config: RunConfig, module: Any, shape: tuple[int, int, int]) -> None:
+    """Checks weights that stand in place of the training, unless the run has them already."""
+    if config.model.weights is None:
+        return
+    if config.sparsity.kind != "none":
+        raise ValueError(
+            f"sparsity.kind is {config.sparsity.kind!r}, a penalty on the training, but "
+            "model.weights stands in place of the training; leave one of them out"
+        )
+    if not (config.folder / "checkpoints" / "train" / "0").exists():
+        interop.from_torch(config.model.weights, module, input_shape=shape)
 
 
 def missing(run: Experiment, what: str, command: str) -> FileNotFoundError:

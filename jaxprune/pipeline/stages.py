@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import models
+from jaxprune import interop, models
 from jaxprune.budget import Curves, allocate
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
@@ -42,8 +42,11 @@ from jaxprune.train.state import TrainState
 
 @alone
 def train(run: Experiment) -> Variables:
-    """Trains the unpruned network; it is in `checkpoints/train` then."""
-    return trainings.train(run, _pretraining(run), lambda: _fresh(run))
+    """Trains the unpruned network, or reads it where the config has weights.
+
+    It is in `checkpoints/train` then.
+    """
+    return trainings.train(run, _pretraining(run), run.shapes, lambda: _fresh(run))
 
 
 def trained(run: Experiment) -> Variables:
@@ -56,10 +59,16 @@ def trained(run: Experiment) -> Variables:
 
 
 def _pretraining(run: Experiment) -> Training:
-    return Training("train", run.network, run.config.train, regularizer=run.penalty)
+    config = run.config.train
+    if run.config.model.weights is not None:
+        config = dataclasses.replace(config, epochs=0)
+    return Training("train", run.network, config, regularizer=run.penalty)
 
 
 def _fresh(run: Experiment) -> Variables:
+    weights, shape = run.config.model.weights, run.data.input_shape
+    if weights is not None:
+        return interop.from_torch(weights, run.module, input_shape=shape)
     return models.init(run.module, run.data.input_shape, jax.random.fold_in(run.key, 0))
 
 
@@ -336,7 +345,7 @@ def finetune(run: Experiment) -> Pruned:
     if not folder.exists():
         pruned = recalibrated(run)
         training = _finetuning(run, "finetune", student(run, pruned), trained(run))
-        variables = trainings.train(run, training, lambda: pruned.variables)
+        variables = trainings.train(run, training, pruned.variables, lambda: pruned.variables)
         save(folder, dataclasses.replace(pruned, variables=variables))
     return tuned(run)
 
@@ -361,7 +370,7 @@ def control(run: Experiment) -> Variables | None:
     if not run.config.control:
         return None
     start = trained(run)
-    return trainings.train(run, _control(run, start), lambda: start)
+    return trainings.train(run, _control(run, start), run.shapes, lambda: start)
 
 
 def controlled(run: Experiment) -> Variables | None:

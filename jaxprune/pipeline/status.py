@@ -78,13 +78,14 @@ def status(folder: str | os.PathLike[str]) -> Status:
     summary = _json(folder / "summary.json")
 
     def trained(name: str, epochs: float, passed: bool) -> Stage:
-        steps = last.get(name, {}).get("steps")
-        done = passed or epochs == 0 or (steps is not None and _saved(folder, name) == steps)
+        steps = last.get(name, {}).get("steps") if epochs else 0
+        done = passed or (steps is not None and _saved(folder, name) == steps)
         return _stage(name, done, last.get(name), seconds)
 
+    epochs = config.train.epochs if config.model.weights is None else 0
     search, scheduled = folder / "search.json", config.schedule.name != "joint"
     stages = [
-        trained("train", config.train.epochs, (folder / "sensitivity.json").exists()),
+        trained("train", epochs, (folder / "sensitivity.json").exists()),
         _stage("sensitivity", (folder / "sensitivity.json").exists(), None, seconds),
         # A schedule trains between its rounds.
         _stage("search", search.exists(), last.get("retrain"), seconds, _layer_error(search)),

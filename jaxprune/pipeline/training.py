@@ -168,10 +168,24 @@ def finished(run: Experiment, training: Training, variables: Variables, command:
     return state.variables
 
 
-def train(run: Experiment, training: Training, begin: Callable[[], Variables]) -> Variables:
-    """A training from its first step, or from where it was, to its end."""
-    state = latest(run, training, jax.eval_shape(begin))
-    return train_until(run, training, training.begin(begin()) if state is None else state).variables
+def train(
+    run: Experiment, training: Training, shapes: Variables, begin: Callable[[], Variables]
+) -> Variables:
+    """A training from its first step, or from where it was, to its end.
+
+    Args:
+      run: the run.
+      training: which of its trainings.
+      shapes: of what it trains.
+      begin: gives what it trains; called where it has not begun.
+    """
+    state = latest(run, training, shapes)
+    if state is None:
+        state = training.begin(begin())
+        if training.steps(run) == 0:  # it is at its end, and leaves what it begins with
+            with Checkpoints(run.folder / "checkpoints" / training.stage) as checkpoints:
+                checkpoints.save(0, state)
+    return train_until(run, training, state).variables
 
 
 def _due(chunk: Chunk) -> bool:

@@ -102,6 +102,8 @@ def test_a_training_of_no_steps_is_done_and_rounds_train_within_the_search(run):
     config = RunConfig(train=none, finetune=none, schedule=ScheduleConfig(name="layerwise"))
     save(run / "config.json", config)
     write(run, "retrain", 5, of=9)
+    assert states(run)["train"] == "waiting"
+    leave(run, "checkpoints/train/0")
     found = {stage.name: stage for stage in status(run).stages}
     assert found["train"].state == "done" and found["control"].state == "waiting"
     assert (found["search"].state, found["search"].step, found["search"].steps) == ("begun", 5, 9)

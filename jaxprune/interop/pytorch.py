@@ -1,0 +1,296 @@
+"""PyTorch's `state_dict`s and the variables of the shipped models, in both directions.
+
+The shipped models compute what PyTorch's do: they pad strided convolutions and the stem's pooling
+alike on both sides, and their BatchNorm has PyTorch's constants. So only names and layouts change,
+the order in which a map is flattened, and where shortcut "A" has its zeros.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import models
+from jaxprune.graph import Pruned, paths, trace
+from jaxprune.interop import files, layout, names
+from jaxprune.interop.layout import Variable, Zeros
+from jaxprune.interop.names import Module
+from jaxprune.models import ResNet
+
+Arrays = dict[str, np.ndarray]
+
+_COUNTER = "num_batches_tracked"
+_WRAPPERS = ("state_dict", "model", "net")
+_HEADS = ("fc", "linear")  # of ImageNet and of CIFAR
+_SHORTCUTS = ("downsample", "shortcut")
+
+
+def from_torch(
+    weights: Mapping[str, Any] | str | os.PathLike[str],
+    model: str | Module,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    zeros: Zeros = "around",
+) -> dict[str, Any]:
+    """The variables of a shipped VGG or ResNet from the weights of the same network in PyTorch.
+
+    VGGs have torchvision's names: `features.N`, and `classifier` or, of ImageNet,
+    `classifier.0/3/6`. ResNets have torchvision's, where the last layer may also be `linear` and a
+    shortcut `shortcut`. A `module.` before all names is dropped, counters are left out, and a
+    convolution's bias that the model here does not have goes into the BatchNorm after it.
+
+    Weights do not tell of layers without any: a CIFAR VGG here averages the map that its last stage
+    leaves, without a pooling before.
+
+    Args:
+      weights: a mapping from names to NumPy arrays or PyTorch tensors, one that holds it under
+        `state_dict`, `model` or `net`, or a file for `read`.
+      model: a name in `jaxprune.models.NAMES`; widths, classes, and a CIFAR ResNet's form of
+        shortcut are those of the weights then. Or a module, which they have to fit.
+      input_shape: of one image, (height, width, channels), where they have to fit that as well.
+      zeros: where shortcut "A" adds channels there: half of them before those that there are and
+        half after, or all of them after, as the models here do.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}` in float32.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: names that are missing, unknown, or of another shape or type, all of them listed
+        with what is expected; weights that are not finite; a file that cannot be read; a model
+        that PyTorch's names are not known for.
+    """
+    source = "these weights"
+    if not isinstance(weights, Mapping):
+        source, weights = f"the weights in {os.fspath(weights)}", files.read(weights)
+    arrays = _arrays(weights)
+    module = names.require(model)
+    if isinstance(model, str):
+        module = _like(module, arrays)
+    layers = _layers(module, arrays)
+    shape = input_shape or _guessed_shape(module, layers, arrays)
+    tree = layout.shapes(module, shape)
+    variables = layout.variables(module, tree, layers, zeros)
+    folded = _folded(layers, variables)
+
+    expected = {v.name: v.shape for v in variables}
+    optional = {bias: expected[mean] for bias, mean in folded.items()}
+    if wrong := list(_differences(arrays, expected, optional)):
+        title = model if isinstance(model, str) else f"this {type(model).__name__}"
+        raise ValueError(
+            f"{source} do not fit {title}:\n  " + ";\n  ".join(wrong) + ";\nname the model that "
+            f"they are of ({', '.join(names.known())}), with its widths, classes and shortcuts"
+        )
+    if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(
+            f"{source} hold NaN or infinity in {', '.join(broken)}: take those of a network that "
+            "is whole"
+        )
+    for bias, mean in folded.items():
+        if bias in arrays:
+            arrays[mean] = arrays[mean] - arrays[bias]
+    leaves = [jnp.asarray(v.here(arrays[v.name])) for v in variables]
+    return jax.tree.structure(tree).unflatten(leaves)
+
+
+def to_torch(
+    network: Pruned | Mapping[str, Any], model: str | None = None
+) -> tuple[Arrays, dict[str, Any]]:
+    """A shipped VGG or ResNet, pruned or not, as PyTorch's `state_dict` and what to build for it.
+
+    Args:
+      network: what `slice`, `prune` or `load` gave, or variables.
+      model: its name in `jaxprune.models.NAMES`; found by its layers where it is not given.
+
+    Returns:
+      Float32 arrays under torchvision's names, those of a CIFAR ResNet with `linear` and
+      `shortcut`; and a record with `model`, the `widths` of every convolution and linear layer by
+      name, in the order of the forward pass, and for shortcut "A" the `zeros` of each block that
+      has it: how many channels it adds before and after those that there are.
+
+    Raises:
+      ValueError: a network of another model, or of none that PyTorch's names are known for.
+    """
+    tree = network.variables if isinstance(network, Pruned) else network
+    name, module, _ = _model_of(tree, model)
+    layers = _layers(module, ())
+    state = {
+        # Contiguous, since safetensors writes what lies in memory.
+        v.name: np.ascontiguousarray(v.there(np.asarray(leaf, np.float32)))
+        for v, leaf in zip(
+            layout.variables(module, tree, layers), jax.tree.leaves(tree), strict=True
+        )
+    }
+    widths = {
+        n: len(state[f"{n}.weight"]) for n in layers.values() if f"{n}.running_mean" not in state
+    }
+    counters = {
+        f"{n}.{_COUNTER}": np.zeros((), np.int64) for n in layers.values() if n not in widths
+    }
+    record: dict[str, Any] = {"model": name, "widths": widths}
+    if isinstance(module, ResNet) and module.shortcut == "A":
+        record["zeros"] = {
+            layers[f"{block}/conv1"].rpartition(".")[0]: layout.zeros_around(narrow, wide)
+            for block, narrow, wide in layout.padded(module, tree)
+        }
+    return state | counters, record
+
+
+def unpruned(variables: Mapping[str, Any], model: str | None = None) -> Pruned:
+    """A shipped VGG or ResNet of which nothing is cut, for `jaxprune.save`.
+
+    Args:
+      variables: such as `from_torch` gave.
+      model: as for `to_torch`.
+
+    Raises:
+      ValueError: as `to_torch`.
+    """
+    _, module, shape = _model_of(variables, model)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    graph = trace(module.apply, variables, image)
+    return graph.slice(variables, graph.full_masks())
+
+
+def _model_of(tree: Any, model: str | None) -> tuple[str, Module, tuple[int, int, int]]:
+    """The model that has these variables: its name, itself, and a shape of its images."""
+    shapes = {path: tuple(jnp.shape(leaf)) for path, leaf in paths.leaves(tree)}
+    here = {layout.split(path)[0] for path in shapes}
+    candidates = names.known() if model is None else {model: names.require(model)}
+    for name, module in candidates.items():
+        if isinstance(module, ResNet) and any(n.endswith("shortcut_conv") for n in here):
+            module = module.clone(parent=None, shortcut="B")
+        first, *rest = _layers(module, ())
+        if here != {first, *rest}:
+            continue
+        module = models.from_variables(module, tree).clone(
+            parent=None, num_classes=shapes["params/classifier/kernel"][-1]
+        )
+        flat = shapes.get("params/fc1/kernel", (0,))[0]
+        image = _input_shape(module, shapes[f"params/{first}/kernel"][-2], flat)
+        like = layout.shapes(module, image)
+        if shapes == {path: leaf.shape for path, leaf in paths.leaves(like)}:
+            return name, module, image
+    raise ValueError(
+        f"these are not the variables of {'one' if model is None else repr(model)}, of the models "
+        f"that PyTorch's names are known for: {', '.join(names.known())}"
+    )
+
+
+def _arrays(weights: Mapping[str, Any]) -> Arrays:
+    """The `state_dict` as float32 arrays, without what holds it, prefixes and counters."""
+    for wrapper in _WRAPPERS:
+        if isinstance(weights.get(wrapper), Mapping):
+            weights = weights[wrapper]
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return {
+        name: _array(value) for name, value in weights.items() if not name.endswith(f".{_COUNTER}")
+    }
+
+
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    array = np.asarray(value)
+    return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def _like(module: Module, arrays: Arrays) -> Module:
+    """The module with the form of shortcut, the widths and the classes of the weights.
+
+    A width is what most arrays of its layers say, so that one of another shape stands out.
+    """
+    if isinstance(module, ResNet) and any(_is_shortcut(name) for name in arrays):
+        module = module.clone(parent=None, shortcut="B")
+    layers = _layers(module, arrays)
+    widths = {}
+    for group in names.tied(module):
+        both = {layers.get(at) for layer in group for at in (layer, names.norm_of(layer))}
+        widths |= dict.fromkeys(group, _width(both, arrays, module.layers()[group[0]]))
+    classes = _width({layers["classifier"]}, arrays, module.num_classes)
+    return module.clone(parent=None, widths=widths, num_classes=classes)
+
+
+def _width(layers: Collection[str | None], arrays: Arrays, usual: int) -> int:
+    sizes = Counter(
+        array.shape[0]
+        for name, array in arrays.items()
+        if array.ndim and len(array) and name.rpartition(".")[0] in layers
+    )
+    return max(sizes, key=lambda width: (sizes[width], width == usual), default=usual)
+
+
+def _layers(module: Module, given: Collection[str]) -> dict[str, str]:
+    """The layers' names there, for which there is more than one habit."""
+    cifar = isinstance(module, ResNet) and not module.imagenet
+    heads = [name for name in _HEADS if any(g.startswith(f"{name}.") for g in given)]
+    shortcuts = [name for name in _SHORTCUTS if any(f".{name}." in g for g in given)]
+    return names.layers(
+        module,
+        head=heads[0] if heads else _HEADS[cifar],
+        shortcut=shortcuts[0] if shortcuts else _SHORTCUTS[cifar],
+    )
+
+
+def _is_shortcut(name: str) -> bool:
+    return any(f".{shortcut}." in name for shortcut in _SHORTCUTS)
+
+
+def _guessed_shape(module: Module, layers: dict[str, str], arrays: Arrays) -> tuple[int, int, int]:
+    stem = arrays.get(f"{next(iter(layers.values()))}.weight", np.empty(()))
+    first = arrays.get(f"{layers.get('fc1')}.weight", np.empty(()))
+    return _input_shape(
+        module, stem.shape[1] if stem.ndim == 4 else 3, first.shape[1] if first.ndim == 2 else 0
+    )
+
+
+def _input_shape(module: Module, channels: int, flat: int) -> tuple[int, int, int]:
+    """Of images that the weights may be for.
+
+    Args:
+      module: the model.
+      channels: of the images.
+      flat: how much the first linear layer of an ImageNet VGG reads.
+    """
+    if isinstance(module, ResNet):
+        return (32, 32, channels)
+    side, positions = module.smallest_side, 1
+    if module.hidden:
+        width = module.layers()[names.last_convolution(module)]
+        positions = flat // width if flat and flat % width == 0 else 49
+    return (side, side * positions, channels)
+
+
+def _folded(layers: dict[str, str], variables: list[Variable]) -> dict[str, str]:
+    """The biases that a convolution may have there and not here, and the mean that takes each."""
+    known = {v.name for v in variables}
+    biases = {
+        f"{layers[layer]}.bias": f"{layers[norm]}.running_mean"
+        for layer in layers
+        if (norm := names.norm_of(layer)) != layer and norm in layers
+    }
+    return {bias: mean for bias, mean in biases.items() if bias not in known}
+
+
+def _differences(
+    arrays: Arrays, expected: Mapping[str, tuple[int, ...]], optional: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """One line for each name that is missing, unknown, or of another shape or type."""
+    for name in sorted(expected.keys() | arrays.keys()):
+        array, shape = arrays.get(name), expected.get(name, optional.get(name))
+        if array is None:
+            yield f"{name}: missing, expected {shape}"
+        elif shape is None:
+            yield f"{name}: found {array.shape}, no such name is expected"
+        elif array.shape != shape:
+            yield f"{name}: found {array.shape}, expected {shape}"
+        elif array.dtype != np.float32:
+            yield f"{name}: found {array.dtype}, expected floating-point numbers"
