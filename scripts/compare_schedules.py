@@ -24,7 +24,7 @@ from scipy import stats
 from jaxprune import pipeline
 from jaxprune.config import RunConfig, load
 from jaxprune.pipeline.stages import student
-from jaxprune.train.evaluate import predict
+from jaxprune.train.evaluate import correct
 
 SCHEDULES = {
     "joint": {"name": "joint"},
@@ -100,11 +100,9 @@ def _with_schedule(base: RunConfig, label: str, seed: int, out: Path, groups: in
 
 
 def _right(run: pipeline.Experiment, network, variables) -> np.ndarray:
-    split = run.data.heldout
-    logits = predict(
-        network, variables, split, batch_size=500, mean=run.data.mean, std=run.data.std
+    return correct(
+        network, variables, run.data.heldout, batch_size=500, mean=run.data.mean, std=run.data.std
     )
-    return logits.argmax(-1) == split.labels
 
 
 def _interval(gaps: list[np.ndarray]) -> tuple[float, float]:

@@ -113,8 +113,12 @@ class SearchResult:
 
     @property
     def gaps(self) -> dict[str, float]:
-        """How far the error can be above the lowest possible, as a fraction of the error."""
-        return {name: gap(self.errors[name], bound) for name, bound in self.bounds.items()}
+        """How far the error can be above the lowest possible, as a fraction of the error.
+
+        Of the mask before reconstruction, which then chooses by another error.
+        """
+        found = {**self.errors_plain, **self.errors_polished}
+        return {name: gap(found[name], bound) for name, bound in self.bounds.items()}
 
 
 def gap(error: float, bound: float) -> float:

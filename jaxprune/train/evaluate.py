@@ -56,18 +56,36 @@ def accuracy(
 ) -> float:
     """The fraction of a split's images whose highest logit is their label's.
 
+    All is as for `correct`.
+    """
+    right = correct(network, variables, split, batch_size=batch_size, mean=mean, std=std, mesh=mesh)
+    return float(right.mean())
+
+
+def correct(
+    network: Network,
+    variables: Any,
+    split: Split | Streamed,
+    *,
+    batch_size: int = 256,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """Whether the highest logit of each of a split's images is its label's, bool `[N]`.
+
     One batch is held at a time, so that a split on disk may be larger than memory. The rest is as
     for `predict`.
 
     Raises:
       ValueError: as `predict`, or logits that are not finite.
     """
-    hits = 0
+    right = []
     for logits, labels in _predict(network, variables, split, batch_size, mean, std, mesh):
         if not np.isfinite(logits).all():
             raise ValueError("the network's logits have NaN or infinity: its variables are broken")
-        hits += int(np.sum(logits.argmax(axis=-1) == labels))
-    return hits / len(split)
+        right.append(logits.argmax(axis=-1) == labels)
+    return np.concatenate(right)
 
 
 def _predict(
