@@ -66,10 +66,10 @@ def start(tmp_path_factory):
 
 
 def ended(process) -> tuple[int, str]:
-    """The exit code and the last error; orbax's threads may print theirs after it."""
+    """The exit code and our error; orbax's threads may print theirs around it, within its line."""
     _, errors = process.communicate(timeout=300)
-    lines = [line for line in errors.splitlines() if line.startswith("jaxprune: ")]
-    return process.returncode, lines[-1] if lines else ""
+    _, ours, after = errors.rpartition("jaxprune: ")
+    return process.returncode, after.partition("\n")[0] if ours else errors
 
 
 def wait_for_lines(process, out, count):
