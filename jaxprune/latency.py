@@ -231,7 +231,7 @@ def check(
     """
     if graph.latency is None:
         raise ValueError("this graph has no latencies yet: measure them with latency.prepare")
-    calls = [_network(fn, variables, args), _network(pruned.wrap(fn), pruned.variables, args)]
+    calls = [call_of(fn, variables, args), call_of(pruned.wrap(fn), pruned.variables, args)]
     dense, measured = timer(calls)
     target = None
     if budget is not None and "latency" in budget.factors:
@@ -316,10 +316,11 @@ def network_of(
     scores = {name: -np.arange(group.size) for name, group in graph.groups.items()}
     masks = keep_top(scores, dict(zip(graph.names, widths.tolist(), strict=True)))
     pruned = graph.slice(variables, masks)
-    return _network(pruned.wrap(fn), pruned.variables, args)
+    return call_of(pruned.wrap(fn), pruned.variables, args)
 
 
-def _network(fn: Callable[..., Any], variables: Any, args: tuple[Any, ...]) -> Call:
+def call_of(fn: Callable[..., Any], variables: Any, args: tuple[Any, ...]) -> Call:
+    """A function as a call that can be timed."""
     arguments = jax.tree.map(jnp.asarray, (variables, *args))
     return Call(jax.jit(accelerate(fn)).lower(*arguments), arguments)
 

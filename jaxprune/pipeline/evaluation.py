@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import latency
 from jaxprune.graph import Pruned
-from jaxprune.graph.convolutions import accelerate
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.stages import as_cut, controlled, recalibrated, student, trained, tuned
@@ -137,30 +136,11 @@ def _latencies(
     shape = (config.latency_batch, *run.data.input_shape)
     images = jax.random.normal(run.key, shape, jnp.float32)
     calls = [
-        _compiled(run.forward, baseline, images),
-        _compiled(lambda v, x: small.eval(v, x, None).logits, pruned.variables, images),
+        latency.call_of(run.forward, baseline, (images,)),
+        latency.call_of(lambda v, x: small.eval(v, x, None).logits, pruned.variables, (images,)),
     ]
-    times: list[list[float]] = [[], []]
-    for _ in range(config.latency_repeats):
-        for call, measured in zip(calls, times, strict=True):
-            began = time.perf_counter()
-            call()
-            measured.append(1e3 * (time.perf_counter() - began))
-    before, after = (float(np.median(measured)) for measured in times)
-    return before, after
-
-
-def _compiled(
-    forward: Callable[..., Any], variables: Any, images: jax.Array
-) -> Callable[[], jax.Array]:
-    jitted = jax.jit(accelerate(forward))
-    variables = jax.tree.map(jnp.asarray, variables)
-
-    def call() -> jax.Array:
-        return jax.block_until_ready(jitted(variables, images))
-
-    call()
-    return call
+    before, after = latency.time_in_turn(calls, rounds=config.latency_repeats)
+    return 1e3 * before, 1e3 * after
 
 
 _POINTS: Sequence[tuple[str, str, str | None]] = (
