@@ -23,8 +23,8 @@ from scipy import stats
 
 from jaxprune import pipeline
 from jaxprune.config import RunConfig, load
+from jaxprune.pipeline.evaluation import correct
 from jaxprune.pipeline.stages import student
-from jaxprune.train.evaluate import correct
 
 SCHEDULES = {
     "joint": {"name": "joint"},
@@ -56,11 +56,12 @@ def main() -> None:
             dense = pipeline.train(run)
             pipeline.sensitivity(run)
             if first is None:
-                right["unpruned"].append(_right(run, run.network, dense))
+                right["unpruned"].append(correct(run, run.network, dense, run.data.heldout))
                 first = folder
             pipeline.search(run)
             pruned = pipeline.finetune(run)
-            right[label].append(_right(run, student(run, pruned), pruned.variables))
+            small = student(run, pruned)
+            right[label].append(correct(run, small, pruned.variables, run.data.heldout))
             whole, left = run.graph.cost(), run.graph.cost(pruned.widths)
             factors[label].append(whole.params / left.params)
             print(f"seed {seed}, {label}: {right[label][-1].mean():.2%}", flush=True)
@@ -96,12 +97,6 @@ def _with_schedule(base: RunConfig, label: str, seed: int, out: Path, groups: in
         finetune=dataclasses.replace(base.finetune, epochs=epochs),
         seed=seed,
         out=str(out / f"{base.name}_{label.replace(', ', '_')}_seed{seed}"),
-    )
-
-
-def _right(run: pipeline.Experiment, network, variables) -> np.ndarray:
-    return correct(
-        network, variables, run.data.heldout, batch_size=500, mean=run.data.mean, std=run.data.std
     )
 
 

@@ -29,10 +29,10 @@ from rich.table import Table
 
 from jaxprune import models, pipeline
 from jaxprune.pipeline import stages, training
+from jaxprune.pipeline.evaluation import correct
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.training import Training, Variables
 from jaxprune.report import summary
-from jaxprune.train.evaluate import correct
 from jaxprune.train.network import Network
 
 CONTROLS = ("distilled", "plain", "scratch", "scratch_distilled")
@@ -50,14 +50,7 @@ def main() -> None:
     run = pipeline.open_run(arguments.run)
     networks = trained(run, arguments.controls, arguments.pretraining)
     test = run.data.test.first(run.config.evaluation.images)
-    size = run.config.evaluation.batch_size
-    report(
-        run,
-        {
-            name: correct(*network, test, batch_size=size, mean=run.data.mean, std=run.data.std)
-            for name, network in networks.items()
-        },
-    )
+    report(run, {name: correct(run, *network, test) for name, network in networks.items()})
 
 
 def trained(

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxprune import pipeline
+from jaxprune.pipeline.evaluation import correct
 from jaxprune.pipeline.stages import student, tuned
-from jaxprune.train.evaluate import correct
 
 
 def main() -> None:
@@ -38,11 +38,8 @@ def main() -> None:
 def answers(folder: str) -> np.ndarray:
     """Which held-out images the pruned network classifies as their labels say, bool [N]."""
     run = pipeline.open_run(folder)
-    pruned, size = tuned(run), run.config.evaluation.batch_size
-    return correct(
-        student(run, pruned), pruned.variables, run.data.heldout,
-        batch_size=size, mean=run.data.mean, std=run.data.std,
-    )  # fmt: skip
+    pruned = tuned(run)
+    return correct(run, student(run, pruned), pruned.variables, run.data.heldout)
 
 
 if __name__ == "__main__":

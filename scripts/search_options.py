@@ -29,10 +29,10 @@ from jaxprune.methods.contract import accuracy as score
 from jaxprune.methods.contract import cross_entropy
 from jaxprune.methods.genetic import genetic
 from jaxprune.pipeline import stages
+from jaxprune.pipeline.evaluation import correct
 from jaxprune.search import SearchConfig
 from jaxprune.statistics import grams
 from jaxprune.train.batchnorm import recalibrate
-from jaxprune.train.evaluate import accuracy
 
 PLAIN = SearchConfig(polish=False)
 SEARCHES = {
@@ -77,9 +77,7 @@ def main() -> None:
                 errors.append(dropped @ judge[name] @ dropped)
         pruned = run.graph.slice(selection.variables, selection.masks)
         network = stages.student(run, pruned)
-        raw = accuracy(
-            network, pruned.variables, run.data.heldout, mean=run.data.mean, std=run.data.std
-        )
+        raw = float(correct(run, network, pruned.variables, run.data.heldout).mean())
         fresh = recalibrate(
             network,
             pruned.variables,
@@ -87,7 +85,7 @@ def main() -> None:
             mean=run.data.mean,
             std=run.data.std,
         )
-        again = accuracy(network, fresh, run.data.heldout, mean=run.data.mean, std=run.data.std)
+        again = float(correct(run, network, fresh, run.data.heldout).mean())
         rows.append(
             {"choice": label, "error": float(np.mean(errors)), "cut": raw, "recalibrated": again}
         )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import latency
+from jaxprune.data import Split, Streamed
 from jaxprune.graph import Pruned
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.lock import alone
@@ -20,7 +21,7 @@ from jaxprune.pipeline.training import Variables
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
 from jaxprune.report.progress import track
-from jaxprune.train.evaluate import accuracy
+from jaxprune.train import evaluate as predictions
 from jaxprune.train.network import Network
 
 _PACKAGES = ("jaxprune", "jax", "flax", "optax", "evosax", "orbax-checkpoint")
@@ -48,15 +49,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         test = run.data.test.first(config.evaluation.images)
         accuracies = {}
         for name, (network, variables) in networks.items():
-            accuracies[name] = accuracy(
-                network,
-                variables,
-                test,
-                batch_size=config.evaluation.batch_size,
-                mean=run.data.mean,
-                std=run.data.std,
-                mesh=run.mesh,
-            )
+            accuracies[name] = float(correct(run, network, variables, test).mean())
             advance(note=f"{name} {accuracies[name]:.2%}")
         before, after = _latencies(run, baseline, small, pruned)
         advance()
@@ -94,6 +87,21 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     _plot_tradeoff(run, summary)
     json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary
+
+
+def correct(
+    run: Experiment, network: Network, variables: Variables, split: Split | Streamed
+) -> np.ndarray:
+    """Which of a split's images one of the run's networks classifies as labelled, bool [N]."""
+    return predictions.correct(
+        network,
+        variables,
+        split,
+        batch_size=run.config.evaluation.batch_size,
+        mean=run.data.mean,
+        std=run.data.std,
+        mesh=run.mesh,
+    )
 
 
 def _layer_errors(run: Experiment) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Logits and accuracy of a network in evaluation mode.
+"""Logits of a network, and which are right, in evaluation mode.
 
 Axes: `N` examples, `B` batch, `K` classes.
 """
@@ -42,24 +42,6 @@ def predict(
     """
     batches = _predict(network, variables, split, batch_size, mean, std, mesh)
     return np.concatenate([logits for logits, _ in batches])
-
-
-def accuracy(
-    network: Network,
-    variables: Any,
-    split: Split | Streamed,
-    *,
-    batch_size: int = 256,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mesh: Mesh | None = None,
-) -> float:
-    """The fraction of a split's images whose highest logit is their label's.
-
-    All is as for `correct`.
-    """
-    right = correct(network, variables, split, batch_size=batch_size, mean=mean, std=std, mesh=mesh)
-    return float(right.mean())
 
 
 def correct(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from benchmarks.common import Table, together
+from benchmarks.common import NORMAL, Table, together
 from benchmarks.networks import SHAPE, shipped
 from jaxprune import models
 from jaxprune.budget import allocate
@@ -129,8 +129,7 @@ def step_of(
     config = TrainConfig(epochs=1000, batch_size=batch, precision=precision.arrays)  # pyright: ignore
     guide, weights = teacher or (None, None)
     compiled = program(
-        network, guide, config, DistillConfig(), total=1000, mean=(0.5,) * 3, std=(0.25,) * 3,
-        classes=10,
+        network, guide, config, DistillConfig(), total=1000, classes=10, **NORMAL
     )  # fmt: skip
     images = jnp.zeros((batch, *SHAPE), jnp.uint8)
     labels = jnp.arange(batch) % 10

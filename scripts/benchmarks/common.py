@@ -12,6 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+
+from jaxprune.data import Split, Streamed
+from jaxprune.train.loop import fit
+from jaxprune.train.network import Network
+from jaxprune.train.state import TrainConfig
+
+NORMAL: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+"""Of made-up images."""
 
 Value = str | int | float | None
 
@@ -73,6 +82,34 @@ def together(
 def summary(values: list[float]) -> Times:
     """Median and range."""
     return Times(len(values), statistics.median(values), min(values), max(values))
+
+
+def seconds_of_steps(
+    network: Network,
+    variables: Any,
+    split: Split | Streamed,
+    config: TrainConfig,
+    steps: int,
+    mesh: Mesh | None = None,
+) -> float:
+    """Seconds of so many steps of `fit`.
+
+    They are those from its second chunk on: the first is one step, and what comes before it and its
+    compilation are not timed.
+    """
+    ends: list[float] = []
+    fit(
+        network,
+        variables,
+        split,
+        config,
+        seed=0,
+        mesh=mesh,
+        on_chunk=lambda state, chunk: ends.append(time.perf_counter()),
+        stop_after=1 + steps,
+        **NORMAL,
+    )
+    return ends[-1] - ends[0]
 
 
 def exponent(x: Any, y: Any) -> tuple[float, float]:

@@ -16,17 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from benchmarks.common import Table, Times, Value, summary
+from benchmarks.common import Table, Times, Value, seconds_of_steps, summary
 from jaxprune import models
 from jaxprune.data.split import Split
 from jaxprune.mesh import MeshConfig, make
 from jaxprune.methods.contract import cross_entropy
 from jaxprune.statistics import evaluate_masks
-from jaxprune.train.loop import fit
 from jaxprune.train.state import TrainConfig
 
 SIDE, MODEL = 32, "resnet20"
-MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
 def measure(*, short: bool) -> Table:
@@ -68,22 +66,10 @@ def _training(devices: int, batch: int, steps: int, rounds: int) -> Times:
     images = random.integers(0, 256, (4 * batch, SIDE, SIDE, 3), np.uint8)
     split = Split(images, np.arange(4 * batch, dtype=np.int32) % 10, np.arange(4 * batch))
     config = TrainConfig(epochs=1000, batch_size=batch)
-    taken = []
-    for _ in range(1 + rounds):
-        ends: list[float] = []
-        fit(
-            network,
-            variables,
-            split,
-            config,
-            seed=0,
-            mean=MEAN,
-            std=STD,
-            mesh=make(MeshConfig(data=devices)),
-            on_chunk=lambda state, chunk, ends=ends: ends.append(time.perf_counter()),
-            stop_after=1 + steps,
-        )
-        taken.append(ends[-1] - ends[0])
+    mesh = make(MeshConfig(data=devices))
+    taken = [
+        seconds_of_steps(network, variables, split, config, steps, mesh) for _ in range(1 + rounds)
+    ]
     return summary(taken[1:])
 
 

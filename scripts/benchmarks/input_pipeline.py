@@ -17,6 +17,7 @@ of both, which is the last column.
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -27,20 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import Table, Times, Value, summary
+from benchmarks.common import NORMAL, Table, Times, Value, seconds_of_steps, summary
 from jaxprune import models
 from jaxprune.data.augment import augment
 from jaxprune.data.batches import batch_indices
 from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
-from jaxprune.train.loop import fit
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig, initial_state, total_steps
 from jaxprune.train.step import Data, program
-
-NORMAL: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-
 
 LONGER = 8
 """How many times as many batches are read with no step: some are decoded before it begins."""
@@ -103,7 +100,7 @@ def _times(case: Case, rounds: int) -> dict[str, Times]:
     runs = {
         "data alone": _data(case, split, config),
         "bare step": _step(case, network, variables, split, config),
-        "loop": _loop(case, network, variables, split, config),
+        "loop": functools.partial(seconds_of_steps, network, variables, split, config, case.steps),
     }
     for run in runs.values():
         run()
@@ -197,25 +194,3 @@ def _batches(split: Split | Streamed, size: int) -> Iterator[tuple[np.ndarray, n
     if isinstance(split, Streamed):
         return split.batches(0, size, 0, 1)
     return split.chunks(size)
-
-
-def _loop(
-    case: Case, network: Network, variables: Any, split: Split | Streamed, config: TrainConfig
-) -> Timed:
-    """The first chunk is one step: what comes before it, and its compilation, are not timed."""
-
-    def loop() -> float:
-        ends: list[float] = []
-        fit(
-            network,
-            variables,
-            split,
-            config,
-            seed=0,
-            on_chunk=lambda state, chunk: ends.append(time.perf_counter()),
-            stop_after=1 + case.steps,
-            **NORMAL,
-        )
-        return ends[-1] - ends[0]
-
-    return loop

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.train.evaluate import accuracy, predict
+from jaxprune.train.evaluate import correct, predict
 from jaxprune.train.network import Network
 
 
@@ -14,14 +14,14 @@ def test_logits_are_those_of_one_evaluation_forward(tiny, split, normal):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     hits = np.mean(np.argmax(expected, -1) == split.labels)
     for size in (1, 32, 70, 100):
-        found = accuracy(network, variables, split, batch_size=size, **normal)
+        found = correct(network, variables, split, batch_size=size, **normal).mean()
         assert found == pytest.approx(hits)
 
 
 def test_images_on_disk_are_those_taken_into_memory(tiny, streamed, normal):
     network, variables = tiny()
     memory = streamed.take(np.arange(70))
-    for function in (accuracy, predict):
+    for function in (correct, predict):
         expected = function(network, variables, memory, batch_size=32, **normal)
         found = function(network, variables, streamed, batch_size=32, **normal)
         np.testing.assert_array_equal(found, expected)
@@ -48,4 +48,4 @@ def test_bad_input_is_named(tiny, split, normal):
     kernel = variables["params"]["linear"]["kernel"]
     variables["params"]["linear"]["kernel"] = kernel.at[0, 0].set(jnp.nan)
     with pytest.raises(ValueError, match="NaN or infinity"):
-        accuracy(network, variables, split, **normal)
+        correct(network, variables, split, **normal)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprune.checkpoint import Checkpoints
-from jaxprune.train.evaluate import accuracy
+from jaxprune.train.evaluate import correct
 from jaxprune.train.loop import fit
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network, Output
@@ -27,11 +27,11 @@ def assert_same_bits(a, b):
 
 def test_it_learns(tiny, split, normal):
     network, variables = tiny()
-    before = accuracy(network, variables, split, **normal)
+    before = correct(network, variables, split, **normal).mean()
     state = fit(network, variables, split, CONFIG, seed=0, **normal)
     assert int(state.step) == 24
     assert int(state.state["batch_stats"]["count"]) == 24
-    assert accuracy(network, state.variables, split, **normal) > max(0.9, before)
+    assert correct(network, state.variables, split, **normal).mean() > max(0.9, before)
 
 
 def test_the_given_variables_stay_usable(tiny, split, normal):
@@ -204,7 +204,7 @@ def test_bfloat16_computes_low_and_keeps_high(tiny, split, normal):
     kept = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
     assert kept <= {jnp.dtype("float32"), jnp.dtype("int32")}
     assert state.state["batch_stats"]["bn"]["mean"].dtype == jnp.float32
-    assert accuracy(network, state.variables, split, **normal) > 0.9
+    assert correct(network, state.variables, split, **normal).mean() > 0.9
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tiny, split, normal):
