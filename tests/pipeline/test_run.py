@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,32 @@ def test_only_evaluation_reads_the_test_part(tmp_path, monkeypatch):
     assert (tmp_path / "pruned" / "spec.json").exists()
     monkeypatch.undo()
     assert "pruned_accuracy" in pipeline.run(tiny(tmp_path))  # and goes on from there
+
+
+def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")  # the run may have moved
+    names = ("distilled", "plain", "scratch", "scratch_distilled")
+    command = [sys.executable, REPOSITORY / "scripts/controls.py", folder, "--controls", *names]
+
+    def compare():
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return json.loads((folder / "controls.json").read_text())
+
+    table = compare()
+    assert table.keys() == {"unpruned", "pruned", *names}
+    assert table["unpruned"]["accuracy"] == pytest.approx(finished[1]["baseline_accuracy"])
+    assert table["distilled"]["accuracy"] == pytest.approx(finished[1]["control_accuracy"])
+    for row in table.values():
+        low, high = row["interval"]
+        gap = table["pruned"]["accuracy"] - row["accuracy"]
+        assert low <= row["pruned_minus"] <= high
+        assert row["pruned_minus"] == pytest.approx(gap)
+        shares = np.array([(1 + gap) / 2, (1 - gap) / 2])  # the widest that such a gap can be
+        assert high - low <= 4 * np.sqrt(4 * shares.prod() / 500) + 1e-9
+    lines = metrics.read(folder / "metrics.jsonl")
+    assert {f"control_{name}" for name in names[1:]} <= {line["stage"] for line in lines}
+    assert compare() == table
+    assert metrics.read(folder / "metrics.jsonl") == lines
 
 
 @pytest.mark.parametrize(
