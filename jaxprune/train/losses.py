@@ -21,7 +21,9 @@ class DistillConfig:
 
     attention: float = 1e3
     """Weight of attention transfer: the loss has `attention / 2` times the mean squared distance
-    of the normalised attention maps, summed over stages. 0 turns it off."""
+    of the normalised attention maps, summed over stages. 0 turns it off.
+    The fewer positions a map has, the more it weighs: 1e3 is for last maps of about 8 x 8; where
+    they are 2 x 2, as in a VGG of CIFAR, it drowns the labels, and 10 did not."""
 
     kl: float = 0.0
     """Weight of the softened divergence `T² KL(teacher || student)`. 0 turns it off."""
