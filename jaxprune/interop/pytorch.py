@@ -19,7 +19,7 @@ import numpy as np
 from jaxprune import models
 from jaxprune.graph import Pruned, paths, trace
 from jaxprune.interop import files, layout, names
-from jaxprune.interop.layout import Variable, Zeros
+from jaxprune.interop.layout import Zeros
 from jaxprune.interop.names import Module
 from jaxprune.models import ResNet
 
@@ -42,8 +42,9 @@ def from_torch(
 
     VGGs have torchvision's names: `features.N`, and `classifier` or, of ImageNet,
     `classifier.0/3/6`. ResNets have torchvision's, where the last layer may also be `linear` and a
-    shortcut `shortcut`. A `module.` before all names is dropped, counters are left out, and a
-    convolution's bias that the model here does not have goes into the BatchNorm after it.
+    shortcut `shortcut`. A `module.` before all names is dropped, and counters are left out. A
+    convolution's bias that the model here does not have goes into the BatchNorm after it; where no
+    convolution there has one, those here are zero.
 
     Weights do not tell of layers without any: a CIFAR VGG here averages the map that its last stage
     leaves, without a pooling before.
@@ -77,9 +78,12 @@ def from_torch(
     shape = input_shape or _guessed_shape(module, layers, arrays)
     tree = layout.shapes(module, shape)
     variables = layout.variables(module, tree, layers, zeros)
-    folded = _folded(layers, variables)
 
     expected = {v.name: v.shape for v in variables}
+    biases = _biases_before_norms(layers)
+    if arrays.keys().isdisjoint(biases):
+        arrays |= {b: np.zeros(expected[b], np.float32) for b in biases if b in expected}
+    folded = {bias: mean for bias, mean in biases.items() if bias not in expected}
     optional = {bias: expected[mean] for bias, mean in folded.items()}
     if wrong := list(_differences(arrays, expected, optional)):
         title = model if isinstance(model, str) else f"this {type(model).__name__}"
@@ -269,15 +273,13 @@ def _input_shape(module: Module, channels: int, flat: int) -> tuple[int, int, in
     return (side, side * positions, channels)
 
 
-def _folded(layers: dict[str, str], variables: list[Variable]) -> dict[str, str]:
-    """The biases that a convolution may have there and not here, and the mean that takes each."""
-    known = {v.name for v in variables}
-    biases = {
+def _biases_before_norms(layers: dict[str, str]) -> dict[str, str]:
+    """The biases that convolutions before a BatchNorm may have there, and its mean for each."""
+    return {
         f"{layers[layer]}.bias": f"{layers[norm]}.running_mean"
         for layer in layers
         if (norm := names.norm_of(layer)) != layer and norm in layers
     }
-    return {bias: mean for bias, mean in biases.items() if bias not in known}
 
 
 def _differences(

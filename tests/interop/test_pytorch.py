@@ -117,6 +117,17 @@ def test_it_goes_back_as_it_came(case):
     assert record.get("zeros") == zeros
 
 
+def test_convolutions_without_a_bias_have_zeros_here_if_none_there_has_one():
+    weights, images = Weights(), np.random.default_rng(1).normal(size=(2, 3, 32, 32))
+    logits = vgg(weights, images, VGG16, 5, hidden=(7, 6))
+    variables = jp.interop.from_torch(weights.state, "vgg16_imagenet")
+    assert_close(ours("vgg16_imagenet", variables, images), logits)
+
+    weights.state["features.0.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r"features\.3\.bias: missing, expected \(4,\)"):
+        jp.interop.from_torch(weights.state, "vgg16_imagenet")
+
+
 def test_zeros_that_come_after_the_channels_are_an_option():
     weights, images = Weights(), np.random.default_rng(1).normal(size=(2, 3, 9, 8))
     logits = resnet(
