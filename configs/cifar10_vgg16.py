@@ -1,15 +1,20 @@
-"""VGG-16 on CIFAR-10: the headline of Hu et al. 2018, 8x fewer parameters and 3x fewer MACs.
+r"""VGG-16 on CIFAR-10: the headline of Hu et al. 2018, 8x fewer parameters and 3x fewer MACs.
 
     TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg16.py
 
 Weights of the same network that was trained in PyTorch stand in place of the training, with the ids
 of the images that it has not seen:
 
-    jaxprune run configs/cifar10_vgg16.py --model.weights FILE.safetensors --data.heldout IDS.txt
+    jaxprune run configs/cifar10_vgg16.py --model.weights FILE.safetensors --data.heldout IDS.txt \
+        --schedule.name joint --search.reconstruction \
+        --finetune.epochs 8 --finetune.optimizer.learning-rate 0.05
 
-Time: meant for an accelerator, on which it has not run to its end yet; on two CPU cores it would
-take weeks. configs/cifar10_smoke.py shows within minutes that a machine is set up.
-Result: expected are 93 to 94 % for the unpruned network; the paper claims more for the pruned one.
+Time: the second command on two CPU cores, with no GPU: about 6 minutes each for sensitivity and
+search, 5 an epoch for the pruned network and 8 for its control. The first is meant for an
+accelerator, on which it has not run yet; configs/cifar10_smoke.py shows within minutes that a
+machine is set up.
+Result: of the second, one seed, 87.92 % for the unpruned network and 88.17 % for the one with 8x
+fewer parameters and 3x fewer MACs; the unpruned one with the same extra training has 89.12 %.
 """
 
 from jaxprune.budget import Budget
