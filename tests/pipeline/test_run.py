@@ -145,8 +145,7 @@ def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
         gap = table["pruned"]["accuracy"] - row["accuracy"]
         assert low <= row["pruned_minus"] <= high
         assert row["pruned_minus"] == pytest.approx(gap)
-        shares = np.array([(1 + gap) / 2, (1 - gap) / 2])  # the widest that such a gap can be
-        assert high - low <= 4 * np.sqrt(4 * shares.prod() / 500) + 1e-9
+        assert high - low <= 4 * np.sqrt((1 - gap**2) / 500) + 1e-9  # the widest it can be
     lines = metrics.read(folder / "metrics.jsonl")
     assert {f"control_{name}" for name in names[1:]} <= {line["stage"] for line in lines}
     assert compare() == table
