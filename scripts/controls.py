@@ -11,8 +11,9 @@ where it was:
   fine-tuning together (Liu et al. 2019, arXiv 1810.05270), at the pre-training's learning rate.
 
 Then the test part is read, once, for all of them. Differences are paired image by image, with a 95
-% bootstrap interval over the test images; an interval that holds 0 is a tie. The table goes into
-`controls.json` of the run as well.
+% bootstrap interval over the images; an interval that holds 0 is a tie. The table goes into
+`controls.json` of the run as well. With `--heldout` the held-out images are read in its place, into
+`controls_heldout.json`: what the settings of a control are chosen by.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ def main() -> None:
     parser.add_argument(
         "--pretraining", type=float, help="epochs that imported weights were trained for"
     )
+    parser.add_argument(
+        "--heldout", action="store_true", help="read the held-out images, not the test part"
+    )
     arguments = parser.parse_args()
     run = pipeline.open_run(arguments.run)
     networks = trained(run, arguments.controls, arguments.pretraining)
-    test = run.data.test.first(run.config.evaluation.images)
-    report(run, {name: correct(run, *network, test) for name, network in networks.items()})
+    part = "held-out" if arguments.heldout else "test"
+    images = run.data.heldout if arguments.heldout else run.data.test
+    images = images.first(run.config.evaluation.images)
+    report(run, {name: correct(run, *network, images) for name, network in networks.items()}, part)
 
 
 def trained(
@@ -115,12 +121,12 @@ def interval(gap: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def report(run: Experiment, right: dict[str, np.ndarray]) -> None:
-    """Prints the table and writes it into the run folder."""
+def report(run: Experiment, right: dict[str, np.ndarray], part: str) -> None:
+    """Prints the table over images of `part` and writes it into the run folder."""
     console = Console(highlight=False)
     table = Table(
-        "network", "test accuracy", "pruned minus it, points", "95 % interval",
-        title=f"{run.config.name}, {len(right['pruned'])} test images", title_justify="left",
+        "network", f"{part} accuracy", "pruned minus it, points", "95 % interval",
+        title=f"{run.config.name}, {len(right['pruned'])} {part} images", title_justify="left",
     )  # fmt: skip
     record = {}
     for name, answers in right.items():
@@ -137,7 +143,7 @@ def report(run: Experiment, right: dict[str, np.ndarray]) -> None:
             "interval": [low, high],
         }
     console.print(table)
-    path = Path(run.folder) / "controls.json"
+    path = Path(run.folder) / ("controls.json" if part == "test" else "controls_heldout.json")
     summary.write(path, record)
     console.print(f"written to {path}")
 

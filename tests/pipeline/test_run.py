@@ -132,11 +132,11 @@ def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
     names = ("distilled", "plain", "scratch", "scratch_distilled")
     command = [sys.executable, REPOSITORY / "scripts/controls.py", folder, "--controls", *names]
 
-    def compare():
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        return json.loads((folder / "controls.json").read_text())
+    def compare(file, *flags):
+        subprocess.run([*command, *flags], check=True, capture_output=True, timeout=300)
+        return json.loads((folder / file).read_text())
 
-    table = compare()
+    table = compare("controls.json")
     assert table.keys() == {"unpruned", "pruned", *names}
     assert table["unpruned"]["accuracy"] == pytest.approx(finished[1]["baseline_accuracy"])
     assert table["distilled"]["accuracy"] == pytest.approx(finished[1]["control_accuracy"])
@@ -148,8 +148,11 @@ def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
         assert high - low <= 4 * np.sqrt((1 - gap**2) / 500) + 1e-9  # the widest it can be
     lines = metrics.read(folder / "metrics.jsonl")
     assert {f"control_{name}" for name in names[1:]} <= {line["stage"] for line in lines}
-    assert compare() == table
+    heldout = compare("controls_heldout.json", "--heldout")
+    assert heldout.keys() == table.keys()
+    assert heldout != table
     assert metrics.read(folder / "metrics.jsonl") == lines
+    assert json.loads((folder / "controls.json").read_text()) == table
 
 
 @pytest.mark.parametrize(
