@@ -52,7 +52,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     run = pipeline.open_run(arguments.run)
-    networks = trained(run, arguments.controls, arguments.pretraining)
+    try:
+        networks = trained(run, arguments.controls, arguments.pretraining)
+    except pipeline.Stopped as stopped:
+        raise SystemExit(f"controls: {stopped}") from None
     part = "held-out" if arguments.heldout else "test"
     images = run.data.heldout if arguments.heldout else run.data.test
     images = images.first(run.config.evaluation.images)
