@@ -24,9 +24,11 @@ CASES = {
     "two by two": (3, 2, 2, 8, 9, 3, ONE, "SAME", 1),
     "two by one": (2, 2, 1, 8, 9, 3, ONE, "SAME", 1),
     "narrow": (4, 6, 5, 16, 17, 3, ONE, "SAME", 2),
+    "few channels": (4, 6, 5, 10, 2, 3, ONE, "SAME", 2),
     "strided": (8, 12, 10, 16, 20, 3, (2, 2), "SAME", 2),
     "strided, padded alike": (8, 12, 10, 16, 20, 3, (2, 2), [(1, 1), (1, 1)], 2),
     "strided by two numbers": (8, 12, 10, 16, 20, 3, (3, 2), "VALID", 2),
+    "strided, few channels": (8, 12, 10, 10, 12, 3, (2, 2), "SAME", 3),
     "one tap, strided": (8, 12, 10, 16, 20, 1, (2, 2), "SAME", 2),
     "five taps": (8, 12, 10, 32, 32, 5, ONE, "SAME", 3),
 }

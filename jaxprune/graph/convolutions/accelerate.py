@@ -128,12 +128,13 @@ def _gradient_form(eqn: Any, window: Sequence[int], size: Sequence[int]) -> Form
     channels, images = (lhs.shape[a] for a in numbers.lhs_spec[:2])
     narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
     form = None
-    if max(strides) > 1 and narrowest >= 16:
-        form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
-    elif size == (3, 3) and narrowest >= 32 and images * forms.tile_count(window) >= 64:
-        form = forms.winograd_kernel_gradient
-    elif size == (3, 3) and 16 <= narrowest < 32:
+    if max(strides) > 1:
+        if narrowest >= 16:
+            form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
+    elif size == (3, 3) and narrowest < 32:
         form = forms.unfolded_kernel_gradient
+    elif size == (3, 3) and images * forms.tile_count(window) >= 64:
+        form = forms.winograd_kernel_gradient
     return None if form is None else _placed_gradient(form, numbers, p["padding"])
 
 
