@@ -1,7 +1,8 @@
 """Whole networks on the CPU: ours, the same with `lax.conv` alone, and PyTorch.
 
-CIFAR forms of VGG-16 and ResNet-56 with BatchNorm, float32, batch 128: the forward pass in
-evaluation mode, and a training step (cross-entropy, gradients, SGD with momentum and weight decay).
+CIFAR forms of VGG-16 and ResNet-56 with BatchNorm, float32, batch 128, and of a pruned ResNet-56
+whose blocks are half as wide inside: the forward pass in evaluation mode, and a training step
+(cross-entropy, gradients, SGD with momentum and weight decay).
 PyTorch has the layout that is its fastest on a CPU (channels last) and as many threads as there are
 cores. All run in this process, whose allocator keeps freed memory (`jaxprune.memory`): PyTorch
 gains from that, too. Ours is `jit(accelerate(step))`.
@@ -30,11 +31,12 @@ def measure(*, short: bool) -> Table:
     """Seconds of the forward pass and of the training step."""
     table = Table(f"VGG-16 and ResNet-56 on {BATCH} CIFAR images, float32")
     torch_there = find_spec("torch") is not None
-    for name in ("resnet20",) if short else ("vgg16", "resnet56"):
+    networks = (("vgg16", 1), ("resnet56", 1), ("resnet56", 2))
+    for name, cut in (("resnet20", 2),) if short else networks:
         batch = 8 if short else BATCH
-        ours = jax_calls(name, batch, jp.accelerate)
-        stock = jax_calls(name, batch, lambda fn: fn)
-        theirs = torch_calls(name, batch) if torch_there else {}
+        ours = jax_calls(name, cut, batch, jp.accelerate)
+        stock = jax_calls(name, cut, batch, lambda fn: fn)
+        theirs = torch_calls(name, cut, batch) if torch_there else {}
         for what, asked in (("forward", 1.0), ("training step", 0.8)):
             times = together(
                 {"ours": ours[what], "lax.conv": stock[what]}
@@ -42,7 +44,8 @@ def measure(*, short: bool) -> Table:
                 n=2 if short else 7,
                 seconds=60,
             )
-            row: dict[str, Any] = {"network": name, "what": what, **times}
+            shown = name if cut == 1 else f"{name}, blocks ÷ {cut} inside"
+            row: dict[str, Any] = {"network": shown, "what": what, **times}
             row["of lax.conv's rate"] = rate(times, "lax.conv")
             if "PyTorch" in times:
                 row["of PyTorch's rate"] = rate(times, "PyTorch")
@@ -58,9 +61,13 @@ def rate(times: dict[str, Times], peer: str) -> float:
     return times[peer].median / times["ours"].median
 
 
-def jax_calls(name: str, batch: int, form: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """Both as calls without arguments."""
-    module = models.build(name, num_classes=CLASSES, input_shape=SHAPE)
+def jax_calls(
+    name: str, cut: int, batch: int, form: Callable[..., Any]
+) -> dict[str, Callable[[], Any]]:
+    """Both as calls without arguments; blocks are `cut` times as narrow inside."""
+    whole: Any = models.build(name, num_classes=CLASSES, input_shape=SHAPE)
+    inner = {n: size // cut for n, size in whole.layers().items() if n.endswith("/conv1")}
+    module = whole.clone(widths=inner)
     network = models.network(module)
     variables = models.init(module, SHAPE, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (batch, *SHAPE))
@@ -93,13 +100,13 @@ def jax_calls(name: str, batch: int, form: Callable[..., Any]) -> dict[str, Call
     return {"forward": lambda: run_forward(variables, images), "training step": one_step}
 
 
-def torch_calls(name: str, batch: int) -> dict[str, Callable[[], Any]]:
+def torch_calls(name: str, cut: int, batch: int) -> dict[str, Callable[[], Any]]:
     """The same in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    net = torch_vgg16() if name == "vgg16" else torch_resnet(9 if name == "resnet56" else 3)
+    net = torch_vgg16() if name == "vgg16" else torch_resnet(9 if name == "resnet56" else 3, cut)
     net = net.to(memory_format=torch.channels_last)  # pyright: ignore
     images = torch.randn(batch, SHAPE[2], *SHAPE[:2]).to(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long)
@@ -135,18 +142,19 @@ def torch_vgg16() -> Any:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, CLASSES))
 
 
-def torch_resnet(blocks: int) -> Any:
+def torch_resnet(blocks: int, cut: int) -> Any:
     """The CIFAR ResNet of 6 · blocks + 2 layers, with projections where the size changes."""
     from torch import nn  # pyright: ignore[reportMissingImports]
 
     class Block(nn.Module):
         def __init__(self, channels: int, width: int, stride: int):
             super().__init__()
+            inner = width // cut
             self.body = nn.Sequential(
-                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(channels, inner, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(inner),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(width, width, 3, 1, 1, bias=False),
+                nn.Conv2d(inner, width, 3, 1, 1, bias=False),
                 nn.BatchNorm2d(width),
             )
             self.shortcut = nn.Sequential()
