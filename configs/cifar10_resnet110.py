@@ -25,7 +25,7 @@ config = RunConfig(
         crop_padding=4,
         flip=True,
     ),
-    sensitivity=SensitivityConfig(images=1000),
+    sensitivity=SensitivityConfig(images=1024),
     budget=Budget("macs/2"),
     statistics=StatisticsConfig(images=1000, batch_size=50),
     search=SearchConfig(population=128, generations=300),

@@ -36,7 +36,7 @@ config = RunConfig(
         crop_padding=4,
         flip=True,
     ),
-    sensitivity=SensitivityConfig(images=1000),
+    sensitivity=SensitivityConfig(images=768),
     budget=Budget("params/8,macs/3"),
     statistics=StatisticsConfig(images=1000, batch_size=50),
     search=SearchConfig(population=128, generations=300),

@@ -34,7 +34,7 @@ config = RunConfig(
         precision="bfloat16",
     ),
     groups="all",
-    sensitivity=SensitivityConfig(images=1000),
+    sensitivity=SensitivityConfig(images=1024),
     budget=Budget("macs/1.43", limits={"stage*/project_conv": (1, 1)}),
     statistics=StatisticsConfig(images=1000, batch_size=50),
     search=SearchConfig(population=128, generations=300),

@@ -35,7 +35,7 @@ config = RunConfig(
         flip=True,
         precision="bfloat16",
     ),
-    sensitivity=SensitivityConfig(images=1000),
+    sensitivity=SensitivityConfig(images=1024),
     budget=Budget("macs/4"),
     statistics=StatisticsConfig(images=1000, batch_size=50),
     search=SearchConfig(population=128, generations=300),

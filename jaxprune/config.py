@@ -88,7 +88,7 @@ class SensitivityConfig:
     images: int | None = None
     """How many held-out images are used; all of them where this is not given."""
     batch_size: int = 256
-    """Images a batch; the result does not depend on it."""
+    """Images a batch; a rest of the images that fills none is left out."""
 
     def __post_init__(self):
         if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
@@ -106,7 +106,7 @@ class StatisticsConfig:
     images: int = 512
     """Calibration images, drawn from the training part by the run's seed."""
     batch_size: int = 64
-    """Images a batch; a smaller one needs less memory."""
+    """Images a batch; a smaller one needs less memory. A rest that fills none is left out."""
     positions: int | None = 16
     """Output positions of a convolution that are drawn from each image; None takes all of them."""
     weighting: Literal["energy", "sum"] = "energy"

@@ -39,6 +39,9 @@ from jaxprune.train.state import total_steps
 
 Batch = tuple[jax.Array, jax.Array]
 
+SENSITIVITY_SO_FAR = "sensitivity_so_far.json"
+"""The groups that a `sensitivity` in progress has measured; gone when it is done."""
+
 
 @dataclass(frozen=True)
 class Experiment:

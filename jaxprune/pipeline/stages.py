@@ -20,12 +20,13 @@ from jaxprune.budget import Curves, allocate
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
 from jaxprune.masks import Masks, zeroed
+from jaxprune.mesh import POPULATION
 from jaxprune.methods import get as get_method
 from jaxprune.methods.contract import Selection, accuracy, cross_entropy
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import schedule
 from jaxprune.pipeline import training as trainings
-from jaxprune.pipeline.experiment import Experiment, missing
+from jaxprune.pipeline.experiment import SENSITIVITY_SO_FAR, Experiment, missing
 from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.training import Training, Variables, finished, latest, train_until
 from jaxprune.report import plots
@@ -87,6 +88,7 @@ def sensitivity(run: Experiment) -> dict[str, int]:
             if curves is not None:
                 record |= {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
             json_files.write(path, plain(record))
+            (run.folder / SENSITIVITY_SO_FAR).unlink(missing_ok=True)
     record = json_files.read(path)
     if "kept" in record:
         shown = {n: record["accuracy"][n] for n in run.prunable()}
@@ -106,6 +108,7 @@ def _sensitivity_record(run: Experiment) -> dict[str, Any]:
 
 
 def _measured(run: Experiment, variables: Variables) -> Curves:
+    """Group by group, and what is measured is kept: a run that is killed goes on with the next."""
     config, statistics = run.config.sensitivity, run.config.statistics
     batches = run.heldout(config.images, config.batch_size)
     calibration = run.calibration(statistics.images, statistics.batch_size)
@@ -116,21 +119,51 @@ def _measured(run: Experiment, variables: Variables) -> Curves:
         choose = greedy_chooser(matrices)
     else:
         choose = functools.partial(_masks, run, config.criterion, variables, calibration, key)
+    # A choice is one of all groups at once: each is made for the first group, and serves the rest.
+    chosen = functools.cache(lambda widths: choose(dict(widths)))
 
-    with track("sensitivity", len(batches), "batches") as advance:
-        return measure_sensitivity(
-            run.graph,
-            run.forward,
-            variables,
-            batches,
-            choose,
-            config.kept,
-            cross_entropy,
-            accuracy,
-            groups=run.prunable(),
-            mesh=run.mesh,
-            on_batch=advance,
-        )
+    path, groups = run.folder / SENSITIVITY_SO_FAR, run.prunable()
+    so_far = json_files.read(path)["curves"] if path.exists() else {"loss": {}, "accuracy": {}}
+    left = [name for name in groups if name not in so_far["loss"]]
+    # As many groups at once as give each device of the mesh a mask.
+    devices = 1 if run.mesh is None else run.mesh.shape[POPULATION]
+    at_once = -(-devices // len(config.kept))
+    with track("sensitivity", len(groups), "groups") as advance:
+        advance(len(groups) - len(left))
+        for i in range(0, len(left), at_once):
+            names = left[i : i + at_once]
+            curves = measure_sensitivity(
+                run.graph,
+                run.forward,
+                variables,
+                batches,
+                lambda widths: chosen(tuple(widths.items())),
+                config.kept,
+                cross_entropy,
+                accuracy,
+                groups=names,
+                mesh=run.mesh,
+            )
+            so_far["loss"] |= {name: curves.loss[name] for name in names}
+            so_far["accuracy"] |= {name: curves.accuracy[name] for name in names}
+            record = {"step": len(so_far["loss"]) - 1, "steps": len(groups), "curves": so_far}
+            json_files.write(path, plain(record))
+            advance(len(names))
+    # The other groups stay whole, and every curve ends with the whole network.
+    for rows in so_far.values():
+        whole = rows[groups[0]][-1]
+        for name in run.graph.names:
+            rows.setdefault(name, np.full_like(rows[groups[0]], whole))
+    return _curves({"kept": np.unique([*config.kept, 1.0]), **so_far})
+
+
+def _curves(record: Mapping[str, Any]) -> Curves:
+    """Curves as `sensitivity.json` holds them."""
+    loss, accuracy = (
+        {name: np.array(row) for name, row in record[metric].items()}
+        for metric in ("loss", "accuracy")
+    )
+    return Curves(np.array(record["kept"]), loss=loss, accuracy=accuracy)
 
 
 def _gram_options(run: Experiment) -> dict[str, Any]:
@@ -195,12 +228,7 @@ def selected(run: Experiment) -> Selection:
 def _plan(run: Experiment) -> list[dict[str, int]]:
     """The widths after each round of the schedule."""
     record = _sensitivity_record(run)
-    curves = None
-    if "kept" in record:
-        curves = Curves(
-            np.array(record["kept"]),
-            **{c: {n: np.array(y) for n, y in record[c].items()} for c in ("loss", "accuracy")},
-        )
+    curves = _curves(record) if "kept" in record else None
     config = run.config
     return schedule.rounds(
         config.schedule, run.graph, run.budget, record["widths"], curves, config.allocation

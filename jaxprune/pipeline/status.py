@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxprune.pipeline.experiment import config_of
+from jaxprune.pipeline.experiment import SENSITIVITY_SO_FAR, config_of
 from jaxprune.pipeline.lock import holder
 from jaxprune.report import metrics
 from jaxprune.report import summary as json_files
@@ -25,8 +25,9 @@ class Stage:
     Attributes:
       name: of the stage.
       state: `begun` where something of it is there, also while it is at work.
-      step: steps of its training that were done, where it trains; the last saved may be fewer.
-      steps: steps of the whole training.
+      step: steps of its training that were done, where it trains, of which the last may not be
+        saved; the groups that sensitivity has measured.
+      steps: all steps, or groups.
       seconds: spent on it by the processes that have ended.
       result: its last figures by name: `loss` and `accuracy` of the last batch of a training, the
         mean `layer_error` of the groups that the search narrowed, the `pruned_accuracy` of the
@@ -83,10 +84,11 @@ def status(folder: str | os.PathLike[str]) -> Status:
         return _stage(name, done, last.get(name), seconds)
 
     epochs = config.train.epochs if config.model.weights is None else 0
+    so_far = _json(folder / SENSITIVITY_SO_FAR)
     search, scheduled = folder / "search.json", config.schedule.name != "joint"
     stages = [
         trained("train", epochs, (folder / "sensitivity.json").exists()),
-        _stage("sensitivity", (folder / "sensitivity.json").exists(), None, seconds),
+        _stage("sensitivity", (folder / "sensitivity.json").exists(), so_far, seconds),
         # A schedule trains between its rounds.
         _stage("search", search.exists(), last.get("retrain"), seconds, _layer_error(search)),
         _stage("finetune", (folder / "pruned").exists(), last.get("finetune"), seconds),

@@ -34,7 +34,6 @@ def sensitivity(
     *,
     groups: Sequence[str] | None = None,
     mesh: Mesh | None = None,
-    on_batch: Callable[[], None] = lambda: None,
 ) -> Curves:
     """Loss and score of every (group, kept fraction) pair, all of them as one population of masks.
 
@@ -52,15 +51,12 @@ def sensitivity(
       score: `score(outputs, batch)`.
       groups: the groups that are measured, all by default; the others' curves are flat.
       mesh: splits the work as in `evaluate_masks`.
-      on_batch: called after each batch, for a progress bar.
     """
-    grid = np.array(sorted({*kept, 1.0}))
+    grid = np.unique([*kept, 1.0])
     groups = list(graph.groups) if groups is None else list(groups)
     population = _one_group_at_a_time(graph, groups, choose, grid[:-1])
     metrics = {"loss": loss, "score": score}
-    measured = evaluate_masks(
-        graph, fn, variables, population, batches, metrics, mesh=mesh, on_batch=on_batch
-    )
+    measured = evaluate_masks(graph, fn, variables, population, batches, metrics, mesh=mesh)
     curves: Mapping[str, dict[str, np.ndarray]] = {"loss": {}, "score": {}}
     for metric, values in measured.items():
         whole, each = values[0], values[1:].reshape(len(groups), -1)

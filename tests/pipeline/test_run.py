@@ -155,6 +155,35 @@ def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
     assert metrics.read(folder / "metrics.jsonl") == lines
 
 
+def test_a_stopped_sensitivity_goes_on_with_the_next_group(finished, tmp_path, monkeypatch, caplog):
+    folder, _ = finished
+    shutil.copytree(folder / "checkpoints" / "train", tmp_path / "checkpoints" / "train")
+    shutil.copy(folder / "config.json", tmp_path)
+    run = dataclasses.replace(pipeline.open_run(folder), folder=tmp_path)
+    measure, measured, stop_after = pipeline.stages.measure_sensitivity, [], [2]
+
+    def measuring(*arguments, groups, **options):
+        if len(measured) in stop_after:
+            raise KeyboardInterrupt
+        measured.extend(groups)
+        return measure(*arguments, groups=groups, **options)
+
+    monkeypatch.setattr(pipeline.stages, "measure_sensitivity", measuring)
+    with pytest.raises(KeyboardInterrupt), jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        pipeline.sensitivity(run)
+    assert caplog.text.count("Compiling jit(evaluate)") == 1  # the groups share a program
+    stage = pipeline.status(tmp_path).stages[1]
+    assert (stage.name, stage.state) == ("sensitivity", "begun")
+    assert (stage.step, stage.steps) == (2, len(run.prunable()))
+
+    stop_after.clear()
+    pipeline.sensitivity(run)
+    assert measured == run.prunable()
+    result = "sensitivity.json"
+    assert (tmp_path / result).read_bytes() == (folder / result).read_bytes()
+    assert not (tmp_path / "sensitivity_so_far.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
