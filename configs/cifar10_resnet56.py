@@ -1,10 +1,19 @@
-"""ResNet-56 on CIFAR-10 at half its MACs, the sums of its stages left whole.
+r"""ResNet-56 on CIFAR-10 at half its MACs, the sums of its stages left whole.
 
     TFDS_DATA_DIR=... jaxprune run configs/cifar10_resnet56.py
 
-Time: meant for an accelerator, on which it has not run to its end yet; on two CPU cores it would
-take weeks.
-Result: He et al. 2015 report 93.03 % for the unpruned network.
+The same with as much training as a CPU does in hours:
+
+    jaxprune run configs/cifar10_resnet56.py --train.epochs 8 --train.optimizer.schedule cosine \
+        --schedule.name joint --search.reconstruction \
+        --finetune.epochs 3 --finetune.optimizer.learning-rate 0.05
+
+Time: the second command on one core of an AMD EPYC, with no GPU: 97 minutes of training, 16 of
+sensitivity, 2 of search, 59 and 56 of fine-tuning the pruned network and its control. The first is
+meant for an accelerator, on which it has not run yet.
+Result: of the second, one seed, 81.59 % for the unpruned network and 81.97 % for the one with half
+the MACs; the unpruned one with the same extra training has 82.56 %. After the whole training, He et
+al. 2015 report 93.03 % for the unpruned network.
 """
 
 from jaxprune.budget import Budget
