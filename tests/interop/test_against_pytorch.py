@@ -147,23 +147,17 @@ def module_of(model, variables, side):
 
 
 def fitted(net, state, record):
-    """The network with the convolutions and linear layers of these widths, and these weights."""
+    """The network with layers as narrow as these weights, as the README does it."""
+    state = {name: torch.from_numpy(array) for name, array in state.items()}
+    for name, value in state.items():
+        layer, _, leaf = name.rpartition(".")
+        layer = net.get_submodule(layer)
+        setattr(layer, leaf, nn.Parameter(value) if leaf in layer._parameters else value)
+    net.load_state_dict(state, strict=True)
     for name, width in record["widths"].items():
-        layer, weight = net.get_submodule(name), state[f"{name}.weight"]
-        assert weight.shape[0] == width
-        layer.weight = nn.Parameter(torch.from_numpy(weight))
-        if isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = weight.shape[:2]
-        else:
-            layer.out_features, layer.in_features = weight.shape
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(torch.empty(width))
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.__init__(len(state[f"{name}.weight"]))
+        assert len(net.get_submodule(name).weight) == width
     for name, zeros in record.get("zeros", {}).items():
         net.get_submodule(name).zeros = tuple(zeros)
-    net.load_state_dict({n: torch.from_numpy(a) for n, a in state.items()}, strict=True)
     return net.eval()
 
 
