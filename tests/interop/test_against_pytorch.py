@@ -152,7 +152,8 @@ def fitted(net, state, record):
     for name, value in state.items():
         layer, _, leaf = name.rpartition(".")
         layer = net.get_submodule(layer)
-        setattr(layer, leaf, nn.Parameter(value) if leaf in layer._parameters else value)
+        learned = isinstance(getattr(layer, leaf), nn.Parameter)
+        setattr(layer, leaf, nn.Parameter(value) if learned else value)
     net.load_state_dict(state, strict=True)
     for name, width in record["widths"].items():
         assert len(net.get_submodule(name).weight) == width
