@@ -65,8 +65,7 @@ def sensitivity(
     subtitle = f"each group pruned alone, no fine-tuning; dashed: unpruned, {baseline:.1%}"
     if marks:
         subtitle += "; dot: what the budget keeps"
-    columns = _columns(len(lines))
-    size = _panel_size(len(lines), columns)
+    columns, size = _grid(list(lines))
     with style.figure(path, size, "Sensitivity of the groups", subtitle) as drawing:
         panels = style.multiples(drawing, lines, decorate, columns)
         panels[0].set(xlim=(0, 1.03), ylim=(0, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
@@ -108,8 +107,7 @@ def convergence(
         fall = f"−{1 - ends[title]:.0%}" if ends[title] < 1 else "±0%"
         axes.set_title(fall, fontsize=8.5, loc="right", pad=3)
 
-    columns = _columns(len(lines))
-    size = _panel_size(len(lines), columns)
+    columns, size = _grid(list(lines))
     with style.figure(path, size, "Convergence of the search", subtitle) as drawing:
         panels = style.multiples(drawing, lines, decorate, columns)
         longest = max(len(x) for x, _ in lines.values())
@@ -258,13 +256,14 @@ def _points(
         )
 
 
-def _columns(panels: int) -> int:
-    """Panels in a row: at most 5 (7 where there are many), and as few as the rows then allow."""
-    rows = -(-panels // (5 if panels <= 20 else 7))
-    return -(-panels // rows)
+def _grid(titles: Sequence[str]) -> tuple[int, tuple[float, float]]:
+    """Panels in a row of small multiples, and the inches of the figure.
 
-
-def _panel_size(panels: int, columns: int) -> tuple[float, float]:
-    """Inches of a figure of small multiples."""
-    rows = -(-panels // columns)
-    return max(7.0, 1.2 + 1.75 * columns), 1.35 + 1.35 * max(rows, 1.6)
+    A panel is as wide as its title and the figure on its right need. There are at most 5 in a row
+    (7 where there are many), no more than 14 inches hold, and as few as the rows then allow.
+    """
+    width = max(1.75, 0.85 + 0.075 * max(map(len, titles)))
+    most = max(1, min(5 if len(titles) <= 20 else 7, int(14 // width)))
+    rows = -(-len(titles) // most)
+    columns = -(-len(titles) // rows)
+    return columns, (max(7.0, 1.2 + width * columns), 1.35 + 1.35 * max(rows, 1.6))

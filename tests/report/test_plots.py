@@ -1,3 +1,5 @@
+import contextlib
+
 import matplotlib
 import matplotlib.image
 import numpy as np
@@ -45,6 +47,37 @@ def test_a_plot_is_a_png_that_is_not_blank_and_repeats_to_the_byte(name, tmp_pat
 def test_one_group_is_enough(name, tmp_path):
     draw(name, tmp_path / "a.png", count=1)
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("blocks", [9, 27])
+def test_the_name_of_a_panel_keeps_off_the_figure_on_its_right(blocks, tmp_path, monkeypatch):
+    drawings, begin = [], style.figure
+
+    @contextlib.contextmanager
+    def kept(*arguments):
+        with begin(*arguments) as drawing:
+            drawings.append(drawing)
+            yield drawing
+
+    monkeypatch.setattr(style, "figure", kept)
+    groups = [f"params/stage1_block{i}/conv1/kernel[3]" for i in range(blocks)]
+    plots.sensitivity(
+        tmp_path / "a.png", KEPT, dict.fromkeys(groups, KEPT), 0.9, dict.fromkeys(groups, 1.0)
+    )
+    plots.convergence(tmp_path / "b.png", {g: [1.0, 0.4] for g in groups})
+    for drawing in drawings:
+        texts = {t.get_text() for axes in drawing.axes for t in titles(axes)}
+        assert len(texts) == blocks + 1
+        drawing.draw_without_rendering()  # lays out at the figure's own resolution again
+        for axes in drawing.axes:
+            if axes.get_visible():
+                name, number = (t.get_window_extent() for t in titles(axes))
+                assert name.x1 < number.x0
+
+
+def titles(axes):
+    """The texts on the left and on the right above a panel, where there are any."""
+    return [t for t in (axes._left_title, axes._right_title) if t.get_text()]
 
 
 def test_short_names_stay_unique():
