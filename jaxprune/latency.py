@@ -345,9 +345,7 @@ def _alone(piece: Piece, widths: Sequence[np.ndarray]) -> list[Call]:
 
 def _types(args: tuple[Any, ...]) -> str:
     """`float32[64,32,32,3]`, and so on for each array."""
-    return ", ".join(
-        f"{jnp.result_type(x)}[{','.join(map(str, np.shape(x)))}]" for x in jax.tree.leaves(args)
-    )
+    return ", ".join(str(jax.typeof(x)) for x in jax.tree.leaves(args))
 
 
 def _group_sizes(graph: ChannelGraph) -> dict[str, int]:

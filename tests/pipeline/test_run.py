@@ -160,7 +160,7 @@ def test_a_stopped_sensitivity_goes_on_with_the_next_group(finished, tmp_path, m
     shutil.copytree(folder / "checkpoints" / "train", tmp_path / "checkpoints" / "train")
     shutil.copy(folder / "config.json", tmp_path)
     run = dataclasses.replace(pipeline.open_run(folder), folder=tmp_path)
-    measure, measured, stop_after = pipeline.stages.measure_sensitivity, [], [2]
+    measure, measured, stop_after = pipeline.choosing.measure_sensitivity, [], [2]
 
     def measuring(*arguments, groups, **options):
         if len(measured) in stop_after:
@@ -168,7 +168,7 @@ def test_a_stopped_sensitivity_goes_on_with_the_next_group(finished, tmp_path, m
         measured.extend(groups)
         return measure(*arguments, groups=groups, **options)
 
-    monkeypatch.setattr(pipeline.stages, "measure_sensitivity", measuring)
+    monkeypatch.setattr(pipeline.choosing, "measure_sensitivity", measuring)
     with pytest.raises(KeyboardInterrupt), jax.log_compiles(), caplog.at_level("WARNING", "jax"):
         pipeline.sensitivity(run)
     assert caplog.text.count("Compiling jit(evaluate)") == 1  # the groups share a program

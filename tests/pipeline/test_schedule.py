@@ -180,8 +180,8 @@ def test_a_schedule_reaches_the_widths_and_resumes(tmp_path, monkeypatch, caplog
             raise Stop
         return one_round(*arguments)
 
-    one_round = pipeline.stages._one_round
-    monkeypatch.setattr(pipeline.stages, "_one_round", stopping)
+    one_round = pipeline.choosing._one_round
+    monkeypatch.setattr(pipeline.choosing, "_one_round", stopping)
     with pytest.raises(Stop):
         pipeline.search(again)
     resumed = pipeline.search(again)
