@@ -310,6 +310,7 @@ def test_inspect_knows_the_shipped_models(capsys):
         (["mine_models:fn", "--input", "3"], "calling it failed: TypeError: fn() missing 2"),
         (["mine_models:fails", "--input", "3"], "calling it failed: RuntimeError: out of order"),
         (["mine_models:make", "--input", "1,5"], "mine_models:make with input float32[1,5]: Type"),
+        (["mine_models:make", "--input", "1,5", "--dtype", "float64"], "input float64[1,5]: Type"),
         (["mine_models:make", "--input", "1,x"], "'1,x' is no shape"),
         (["mine_models:make", "--input", "1,3", "--dtype", "real"], "'real' is no type"),
         (["mine_models:make", "--input", "1,3", "--arg", "train"], "'train' is no keyword"),

@@ -69,8 +69,8 @@ def named_graph(
 
 
 def describe(inputs: Sequence[jax.ShapeDtypeStruct]) -> str:
-    """Types and shapes as a text: `float32[1,32,32,3]`."""
-    return ", ".join(str(jax.typeof(each)) for each in inputs)
+    """Types and shapes as they were asked for, as a text: `float32[1,32,32,3]`."""
+    return ", ".join(f"{i.dtype}[{','.join(map(str, i.shape))}]" for i in inputs)
 
 
 def structs(shapes: Sequence[str], dtypes: Sequence[str]) -> list[jax.ShapeDtypeStruct]:
