@@ -198,7 +198,7 @@ class RunConfig:
     groups: Literal["inner", "all"] = "inner"
     """Whether residual groups that span a stage stay whole (`inner`) or are pruned too (`all`)."""
     protect: tuple[str, ...] = ()
-    """Patterns of variables whose channels stay: `conv1_1`, `stage3/*`."""
+    """Patterns of layers or variables whose channels stay: `conv1_1`, `stage3`, `*/kernel`."""
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     allocation: Literal["sensitivity", "tolerance", "proportional"] = "sensitivity"
     """How the budget becomes a width for each group.

@@ -150,7 +150,7 @@ def test_reconstruction_lowers_the_error_of_the_layer(case):
         ({"budget": "params/0.5"}, "at least 1"),
         ({"budget": "params/10000"}, "beyond reach"),
         ({"budget": "weights/2"}, "unknown quantity 'weights'"),
-        ({"protect": ["d"]}, "pattern 'd' matches none of"),
+        ({"protect": ["d"]}, "pattern 'd' matches nothing; "),
         ({"budget": {"params/a/kernel[1]": 4}}, r"params/b/kernel\[1\]"),
         ({"budget": {"params/a/kernel[1]": 4, "params/b/kernel[1]": 0}}, r"params/b/kernel\[1\]"),
     ],

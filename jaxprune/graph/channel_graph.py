@@ -80,15 +80,37 @@ class ChannelGraph:
         """
         masks = self.full_masks()
         for pattern, units in dropped.items():
-            chosen = paths.select([pattern], self.groups)
-            if len(chosen) != 1:
-                raise ValueError(f"{pattern!r} names {len(chosen)} groups: {', '.join(chosen)}")
-            size = self.groups[chosen[0]].size
+            name = self._group_called(pattern)
+            size = self.groups[name].size
             odd = [u for u in units if not 0 <= u < size]
             if odd:
-                raise ValueError(f"group {chosen[0]} has units 0 to {size - 1}, not {odd}")
-            masks[chosen[0]] = masks[chosen[0]].at[jnp.asarray(units, int)].set(0)
+                raise ValueError(f"group {name} has units 0 to {size - 1}, not {odd}")
+            masks[name] = masks[name].at[jnp.asarray(units, int)].set(0)
         return masks
+
+    def _group_called(self, pattern: str) -> str:
+        try:
+            chosen = paths.select([pattern], self.groups)
+        except ValueError as error:
+            # The name of a variable tells where its channels are to be found, those first that it
+            # makes.
+            members = [(m, n) for n, g in self.groups.items() for m in g.members]
+            members.sort(key=lambda member: member[0].role != "writes")
+            places = {axis: f"fixed ({why})" for axis, why in self.fixed.items()}
+            places |= {f"{m.path}[{m.axis}]": f"in the group {n}" for m, n in members}
+            try:
+                axis = paths.select([pattern], places)[0]
+            except ValueError:
+                raise error from None
+            raise ValueError(
+                f"{pattern!r} names no group: the channels of {axis} are {places[axis]}"
+            ) from None
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{pattern!r} names {len(chosen)} groups, and units are those of one: "
+                f"{paths.listed(chosen)}"
+            )
+        return chosen[0]
 
     def widths(self, masks: Masks) -> dict[str, int]:
         """The number of units that masks keep, per group."""

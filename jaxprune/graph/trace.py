@@ -35,7 +35,7 @@ def trace(
         a batch of one for the cost of one example.
       state: picks from the output what holds new values of variables (batch statistics), e.g.
         `lambda out: out[1]`; all other outputs keep their channels.
-      protect: glob patterns of variable paths whose channels all stay.
+      protect: patterns of layers or variables whose channels all stay: `stem`, `stage3/block?`.
       allow_inexact: open normalisations over the channels (LayerNorm, RMSNorm). A pruned network
         then normalises over the channels that are left.
 

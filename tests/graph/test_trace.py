@@ -162,7 +162,7 @@ def test_protected_layers_stay_as_they_are():
     pruned = graph.slice(variables, masks)
     near(pruned.variables["params"]["block2"], variables["params"]["block2"], 0)
     assert graph.fixed["params/block2/kernel[3]"] == "protected"
-    with pytest.raises(ValueError, match="matches none of: params/block1"):
+    with pytest.raises(ValueError, match="matches nothing; the nearest names are params/block"):
         trace(fn, variables, x, protect=["blocks"])
 
 
