@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
+from jaxprune.graph.constants import Known, known_constant, known_results
 from jaxprune.graph.labels import PLAIN, Channels, Ids, Labels
 from jaxprune.graph.rules import Equation, Read, Relation, rule_for
 from jaxprune.graph.source import Reason
@@ -101,12 +102,14 @@ class Value:
       constant: whether it depends on variables and constants alone.
       sums: the channel sums that it comes from without a contraction between, to notice a
         normalisation.
+      known: what it is, where whole numbers that the function holds decide it.
     """
 
     labels: Labels
     source: str | None = None
     constant: bool = False
     sums: frozenset[int] = frozenset()
+    known: Known | None = None
 
 
 CallRule = Callable[["Analysis", Any, list[Value]], tuple[Node, list[Value]]]
@@ -171,20 +174,16 @@ class Analysis:
         """Analyses a jaxpr whose inputs are `ins`; returns its block and its results."""
         block = Block(jaxpr, consts, tuple(v.labels for v in ins))
         env: dict[Any, Value] = dict(zip(block.invars, ins, strict=True))
-        for var in block.constvars:
+        for var, const in zip(block.constvars, consts, strict=True):
             ids = {(a,): self.channels.new(n) for a, n in enumerate(var.aval.shape) if n > 1}
-            env[var] = Value(Labels(ids), constant=True)
+            known = known_constant(const, var.aval.dtype)
+            env[var] = Value(Labels(ids), constant=True, known=known)
         for eqn in jaxpr.eqns:
-            operands = [
-                Value(PLAIN, constant=True) if isinstance(v, Literal) else env[v]
-                for v in eqn.invars
-            ]
+            operands = [_literal(v) if isinstance(v, Literal) else env[v] for v in eqn.invars]
             node, results = self._equation(eqn, operands)
             block.nodes.append(node)
             env.update(zip(eqn.outvars, results, strict=True))
-        outs = [
-            Value(PLAIN, constant=True) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars
-        ]
+        outs = [_literal(v) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
         block.labels = {var: value.labels for var, value in env.items()}
         block.outs = tuple(v.labels for v in outs)
         return block, outs
@@ -197,7 +196,8 @@ class Analysis:
             self.around = around
             return node, results
         labels = tuple(v.labels for v in operands)
-        equation = Equation(eqn, labels, self.channels, self.around)
+        knowns = tuple(v.known for v in operands)
+        equation = Equation(eqn, labels, self.channels, self.around, knowns)
         relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
         constant = all(v.constant for v in operands)
@@ -215,7 +215,8 @@ class Analysis:
             self._sums.append((node, summed, reason))
         elif sums:
             self._notice_normalisation(operands, relation)
-        return node, [Value(out, source, constant, sums) for out in relation.outs]
+        results = zip(relation.outs, known_results(eqn, knowns), strict=True)
+        return node, [Value(out, source, constant, sums, known) for out, known in results]
 
     def _contraction(self, node: Node, operands: list[Value]) -> None:
         eqn, relation = node.eqn, node.relation
@@ -277,6 +278,10 @@ class Analysis:
                     self.channels.fix(summed, reason)
                 elif not np.isin(roots[summed], stuck).all():
                     node.rescaled = True
+
+
+def _literal(atom: Any) -> Value:
+    return Value(PLAIN, constant=True, known=known_constant(atom.val, atom.aval.dtype))
 
 
 def differentiable(aval: Any) -> bool:

@@ -61,15 +61,23 @@ def _on_host(leaf: Any) -> bool:
 def _put(value: np.ndarray, like: Any) -> jax.Array:
     if not (isinstance(like, jax.Array) and like.committed):
         return jax.device_put(value)
-    sharding = like.sharding
-    if isinstance(sharding, NamedSharding):
-        # An axis that the devices no longer divide is whole on each of them.
-        spec = (*sharding.spec, *(None,) * (value.ndim - len(sharding.spec)))
-        kept = (
-            s if n == m else None for s, n, m in zip(spec, value.shape, like.shape, strict=True)
-        )
-        try:
-            sharding.shard_shape(value.shape)
-        except ValueError:
-            sharding = NamedSharding(sharding.mesh, PartitionSpec(*kept))
-    return jax.device_put(value, sharding)
+    sharding = fitting(like.sharding, value.shape)
+    return jax.device_put(value, like.sharding if sharding is None else sharding)
+
+
+def fitting(sharding: Any, shape: tuple[int, ...]) -> Any:
+    """A sharding, less that of the axes which its devices do not divide; None if it is no such."""
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        if not isinstance(sharding, NamedSharding) or len(sharding.spec) > len(shape):
+            return None
+        spec = list(sharding.spec)
+        for axis, names in enumerate(spec):
+            alone = NamedSharding(sharding.mesh, PartitionSpec(*(None,) * axis, names))
+            try:
+                alone.shard_shape(shape)
+            except ValueError:
+                spec[axis] = None
+        return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+    return sharding

@@ -185,7 +185,40 @@ def remat(b, x):
 
 
 def unknown(b, x):
-    return x + 0.1 * jnp.fft.fft(x, axis=1).real
+    eye = jnp.broadcast_to(jnp.eye(x.shape[2]), (*x.shape[:3], x.shape[2]))
+    return x + 0.1 * lax.linalg.triangular_solve(2 * eye, x, left_side=True)
+
+
+def permuted(b, x):
+    """Channels in a constant order, some of them twice, and others set by a constant index."""
+    c = x.shape[-1]
+    order = np.random.default_rng(c).permutation(c)
+    y = jnp.take(x, jnp.asarray(order), axis=-1) + x[..., order[::-1]] * 0.5
+    return y.at[..., order[: c // 3]].set(jnp.cos(y[..., order[-(c // 3) :]]))
+
+
+def repeated(b, x):
+    return jnp.concatenate([x, jnp.sin(x)], -1)[..., np.arange(2 * x.shape[-1]) // 2]
+
+
+def interleaved(b, x):
+    c = x.shape[-1] // 2 * 2
+    y = jnp.ones((*x.shape[:3], c))
+    return y.at[..., ::2].set(x[..., : c // 2]).at[..., 1::2].add(x[..., c // 2 : c])
+
+
+def fourier(b, x):
+    b.block()
+    scale = b.get("scale", (x.shape[-1],))
+    return jnp.fft.irfft2(jnp.fft.rfft2(x, axes=(1, 2)) * scale, x.shape[1:3], axes=(1, 2))
+
+
+def along_time(b, x):
+    """Rows in an order of their own for each channel, and added to others."""
+    order = jnp.argsort(jnp.round(8 * x), 1)
+    y = jnp.take_along_axis(x, order, 1)
+    add = jax.vmap(jax.vmap(lambda x, i, y: x.at[i].add(y)), -1, -1)
+    return add(x, order[:, :2, 0], 0.5 * y[:, :2])
 
 
 def constant(b, x):
@@ -434,6 +467,11 @@ RESHAPES = {
     "cumulative": lambda b, x: jnp.cumsum(x, -1),
     "maximum": lambda b, x: x - x.max(-1, keepdims=True),
     "unknown": unknown,
+    "permuted": permuted,
+    "repeated": repeated,
+    "interleaved": interleaved,
+    "fourier": fourier,
+    "along_time": along_time,
     "turned": lambda b, x: x + jnp.flip(jnp.sin(x), (1, -1)),
     "sorted": lambda b, x: jnp.sort(x, -1),
 }

@@ -13,6 +13,7 @@ from jaxprune.graph import paths, trace
 NETWORK = ("batch_norm_eval", "relu", "residual", "depthwise", "dense_block", "relu")
 IMAGES = np.random.default_rng(1).normal(size=(2, 4, 4, 2))
 TOKENS = np.random.default_rng(2).normal(size=(2, 6, 5))
+ORDER = np.array([2, 0, 3, 1])
 
 
 def zeroed(graph, variables, masks, role):
@@ -85,6 +86,24 @@ def recurrent(v, x):
     return lax.scan(cell, jnp.zeros((2, 4)), x.swapaxes(0, 1))[0] @ v["b"]
 
 
+def reordered(v, x):
+    return jnp.cos(x @ v["a"])[..., ORDER] @ v["b"]
+
+
+def placed(v, x):
+    even = jnp.ones((2, 6, 8)).at[..., ::2].set(jnp.cos(x @ v["a"]))
+    return even.at[..., 1::2].multiply(jnp.cos(x @ v["c"])) @ v["b"]
+
+
+def transformed(v, x):
+    return jnp.abs(jnp.fft.fft(x @ v["a"] + 1, axis=1)) @ v["b"]
+
+
+def along(v, x):
+    h = x @ v["a"]
+    return jnp.cos(jnp.take_along_axis(h, jnp.argsort(h * v["s"], 1)[:, :2], 1)) @ v["b"]
+
+
 HAND = {
     "flattened": (
         flattened, IMAGES, {"k": (3, 3, 2, 4), "bias": (4,), "b": (64, 3)},
@@ -112,6 +131,23 @@ HAND = {
         layered, TOKENS, {"a": (5, 4), "up": (2, 4, 6), "down": (2, 6, 4), "b": (4, 2)},
         {"a[1]": lambda u: {("a", 1): u, ("up", 1): u, ("down", 2): u, ("b", 0): u},
          "up[2]": lambda u: {("up", 2): u, ("down", 1): u}},
+    ),
+    "reordered": (
+        reordered, TOKENS, {"a": (5, 4), "b": (4, 2)},
+        {"a[1]": lambda u: {("a", 1): u, ("b", 0): [2, 0, 3, 1].index(u)}},
+    ),
+    "placed": (
+        placed, TOKENS, {"a": (5, 4), "c": (5, 4), "b": (8, 2)},
+        {"a[1]": lambda u: {("a", 1): u, ("b", 0): 2 * u},
+         "c[1]": lambda u: {("c", 1): u, ("b", 0): 2 * u + 1}},
+    ),
+    "transformed": (
+        transformed, TOKENS, {"a": (5, 4), "b": (4, 2)},
+        {"a[1]": lambda u: {("a", 1): u, ("b", 0): u}},
+    ),
+    "along": (
+        along, TOKENS, {"a": (5, 4), "s": (4,), "b": (4, 2)},
+        {"a[1]": lambda u: {("a", 1): u, ("s", 0): u, ("b", 0): u}},
     ),
     "recurrent": (
         recurrent, TOKENS, {"a": (5, 4), "w": (4, 4), "b": (4, 2)},

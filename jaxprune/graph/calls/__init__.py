@@ -8,7 +8,8 @@ from jaxprune.graph.analysis import CallRule
 from jaxprune.graph.calls.bodies import BODIES
 from jaxprune.graph.calls.derivatives import DERIVATIVES
 from jaxprune.graph.calls.loops import LOOPS
+from jaxprune.graph.calls.shards import SHARDS
 
-CALLS: dict[str, CallRule] = {**BODIES, **DERIVATIVES, **LOOPS}
+CALLS: dict[str, CallRule] = {**BODIES, **DERIVATIVES, **LOOPS, **SHARDS}
 
 __all__ = ["CALLS"]

@@ -7,6 +7,7 @@ walked until the labels that go in come out again; what an earlier walk found is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -178,6 +179,7 @@ def _settle(
     there is a last one. Returns the blocks of that walk, the carry and all results of the body.
     """
     channels = analysis.channels
+    starts = [replace(v, known=None) for v in starts]  # known in the first step alone
     reasons = [analysis.reason("differs between the steps of a loop", eqn)] * len(starts)
     carry = list(starts)
     while True:

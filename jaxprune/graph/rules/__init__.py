@@ -5,15 +5,17 @@
 """
 
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule
+from jaxprune.graph.rules.collectives import COLLECTIVES
 from jaxprune.graph.rules.contractions import CONTRACTIONS
 from jaxprune.graph.rules.elementwise import ELEMENTWISE
-from jaxprune.graph.rules.indexing import INDEXING
+from jaxprune.graph.rules.gathers import GATHERS
+from jaxprune.graph.rules.indexing import SLICES
 from jaxprune.graph.rules.reductions import REDUCTIONS
 from jaxprune.graph.rules.shapes import SHAPES
 from jaxprune.graph.rules.unknown import UNKNOWN
 
 RULES: dict[str, Rule] = {
-    **ELEMENTWISE, **SHAPES, **INDEXING, **REDUCTIONS, **CONTRACTIONS
+    **ELEMENTWISE, **SHAPES, **SLICES, **GATHERS, **REDUCTIONS, **CONTRACTIONS, **COLLECTIVES
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import source_info_util
 
 from jaxprune.graph.labels import Channels, Ids, Keep, Labels
@@ -34,6 +35,7 @@ class Relation:
         same ids, and one of them is to be masked.
       writes: for a contraction, the axes of result 0 that come from operand i, per operand.
       work: for a contraction, its multiply-accumulates as factors (sizes, or ids along an axis).
+      index: for an access by constants along channels, where they point in the dense array.
     """
 
     ins: tuple[Labels, ...]
@@ -41,6 +43,7 @@ class Relation:
     reads: tuple[Read, ...] = ()
     writes: tuple[dict[int, int], ...] = ()
     work: tuple[int | Ids, ...] = ()
+    index: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Equation:
     ins: tuple[Labels, ...]
     channels: Channels
     calls: tuple[Any, ...] = ()
+    knowns: tuple[Any, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -66,6 +70,11 @@ class Equation:
     def out_shapes(self) -> list[Shape]:
         """The dense shapes of the results."""
         return [v.aval.shape for v in self.eqn.outvars]
+
+    def known(self, operand: int) -> np.ndarray | None:
+        """The whole numbers that an operand holds, where constants of the function decide them."""
+        known = self.knowns[operand] if self.knowns else None
+        return None if known is None else np.asarray(known.array)
 
     def reason(self, text: str) -> Reason:
         """A reason that names this equation."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.graph.cut import fitting
 from jaxprune.graph.labels import PLAIN, Keep, Labels, sliced_shape
 from jaxprune.graph.rules.base import Equation, Relation, Rule, bind, emit_as_is
 from jaxprune.graph.rules.unknown import fix_all
@@ -49,12 +50,22 @@ def emit_elementwise(
 def emit_sharding_constraint(
     eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
 ) -> list[Any]:
-    """The constraint holds for the sliced shape too, unless that cannot be laid out so."""
-    try:
-        eqn.params["sharding"].shard_shape(values[0].shape)
-    except ValueError:
+    """The constraint holds for the sliced shape too, along each axis that can be laid out so."""
+    return _laid_out(eqn, values, "sharding")
+
+
+def emit_reshard(
+    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
+) -> list[Any]:
+    """The same layout over devices, along each axis that can be laid out so."""
+    return _laid_out(eqn, values, "dst_sharding")
+
+
+def _laid_out(eqn: Any, values: Sequence[jax.Array], field: str) -> list[Any]:
+    if jnp.ndim(values[0]) < len(eqn.outvars[0].aval.shape):  # some axes are one now
         return list(values)
-    return bind(eqn, values)
+    sharding = fitting(eqn.params[field], values[0].shape)
+    return list(values) if sharding is None else bind(eqn, values, **{field: sharding})
 
 
 def same_labels(equation: Equation) -> Relation:
@@ -82,6 +93,7 @@ stop_gradient sub tan tanh xor zeta
 ELEMENTWISE = {
     **dict.fromkeys(_NAMES, Rule(elementwise, emit_elementwise)),
     "sharding_constraint": Rule(elementwise, emit_sharding_constraint),
+    "reshard": Rule(elementwise, emit_reshard),
     "bitcast_convert_type": Rule(bitcast, emit_elementwise),
     "optimization_barrier": Rule(same_labels, emit_as_is),
     "device_put": Rule(same_labels, emit_as_is),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from jaxprune.graph.labels import PLAIN, Labels
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule, emit_as_is
-from jaxprune.graph.rules.elementwise import same_labels
-from jaxprune.graph.rules.unknown import fix_all
 
 
 def reduce_sum(equation: Equation) -> Relation:
@@ -35,21 +33,6 @@ def reduce_other(equation: Equation) -> Relation:
     return Relation((labels,), (_drop_axes(labels, axes, equation.in_shapes[0]),))
 
 
-def collective(equation: Equation) -> Relation:
-    """psum, pmax, pmin: over names of mapped axes entry by entry, over positions a reduction.
-
-    Example: BatchNorm in a `vmap` is `psum[axes=('batch',)]` inside it, `psum[axes=(0,)]` outside.
-    Fields: axes.
-    """
-    axes = equation.params["axes"]
-    if all(isinstance(axis, str) for axis in axes):
-        return same_labels(equation)
-    if len(equation.ins) > 1 or any(isinstance(axis, str) for axis in axes):
-        return fix_all(equation)
-    is_sum = equation.eqn.primitive.name == "psum"
-    return reduce_sum(equation) if is_sum else reduce_other(equation)
-
-
 def _drop_axes(labels: Labels, axes: Sequence[int], shape: tuple[int, ...]) -> Labels:
     kept = [a for a in range(len(shape)) if a not in axes]
     return labels.without(axes).renumbered({a: i for i, a in enumerate(kept)})
@@ -65,12 +48,19 @@ def reduce_window(equation: Equation) -> Relation:
         p["window_dimensions"], p["window_strides"], p["padding"], p["base_dilation"], strict=True
     )
     slid = [a for a, field in enumerate(still) if field != (1, 1, (0, 0), 1)]
-    return _fix_touched(equation, slid, "a window slides over the channels")
+    return fix_touched(equation, slid, "a window slides over the channels")
 
 
 def along_axis(equation: Equation) -> Relation:
     """Cumulative sums and their like: the axis that they run along is fixed. Fields: axis."""
-    return _fix_touched(equation, [equation.params["axis"]], "runs along the channels")
+    return fix_touched(equation, [equation.params["axis"]], "runs along the channels")
+
+
+def fft(equation: Equation) -> Relation:
+    """Fourier transforms of the last axes, which are fixed. Fields: fft_lengths."""
+    rank = len(equation.in_shapes[0])
+    axes = range(rank - len(equation.params["fft_lengths"]), rank)
+    return fix_touched(equation, axes, "transforms the channels")
 
 
 def reverse(equation: Equation) -> Relation:
@@ -93,10 +83,11 @@ def sort(equation: Equation) -> Relation:
 
 def top_k(equation: Equation) -> Relation:
     """The largest along one axis, which is fixed. Fields: axis."""
-    return _fix_touched(equation, [equation.params["axis"]], "sorts the channels")
+    return fix_touched(equation, [equation.params["axis"]], "sorts the channels")
 
 
-def _fix_touched(equation: Equation, axes: Sequence[int], text: str) -> Relation:
+def fix_touched(equation: Equation, axes: Sequence[int], text: str) -> Relation:
+    """One operand, some of whose axes are fixed; the others pass to every result."""
     labels = equation.channels.singles(equation.ins[0], touched=axes)
     labels = equation.channels.fix_axes(labels, axes, equation.reason(text))
     return Relation((labels,), (labels,) * len(equation.out_shapes))
@@ -126,7 +117,7 @@ REDUCTIONS = {
     "reduce_sum": Rule(reduce_sum, emit_as_is),
     **dict.fromkeys((*_OTHER, "argmax", "argmin"), Rule(reduce_other, emit_as_is)),
     "reduce": Rule(reduce_any, emit_as_is),
-    **dict.fromkeys(("psum", "pmax", "pmin"), Rule(collective, emit_as_is)),
+    "fft": Rule(fft, emit_as_is),
     "rev": Rule(reverse, emit_as_is),
     "sort": Rule(sort, emit_as_is),
     "top_k": Rule(top_k, emit_as_is),
