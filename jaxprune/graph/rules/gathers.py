@@ -108,9 +108,8 @@ def gather(equation: Equation) -> Relation:
     array = channels.singles(equation.ins[0], touched=access.cut)
     index = _known_index(equation, access, any((a,) in array.tracked for a in access.cut))
     pointed = _pointed(access, index, [a for a in access.cut if (a,) in array.tracked])
-    fixed = [a for a in access.cut if (a,) in array.tracked and a not in pointed]
     array = fix_unpointed(equation, array, access.cut, pointed)
-    indices = _indices(equation, access, whole=bool(fixed))
+    indices = _indices(equation)
     _, common = channels.unify([array, _of_array(indices, access)], equation.reason(_MEETS))
     indices = _with_paired(indices, common, access)
 
@@ -142,7 +141,10 @@ def scatter(equation: Equation) -> Relation:
     array = fix_unpointed(equation, array, access.cut, pointed)
     spread = [p for p in own if p not in {p for p, _ in pointed.values()}]
     part = channels.fix_axes(part, spread, equation.reason(INDEXED))
-    indices = _indices(equation, access, whole=not pointed)
+    indices = _indices(equation)
+    if not pointed:  # how many places there are stays
+        alone = [i for i in access.along if i not in access.paired.values()]
+        indices = channels.fix_axes(indices, alone, equation.reason(INDEXED))
     put = {(p,): part.tracked[(p,)] for p, _ in pointed.values()}
     back = {p: a for a, p in access.passing.items()}
     operands = [array, _only(part, back).renumbered(back), _of_array(indices, access)]
@@ -175,15 +177,11 @@ def _pointed(access: Access, index: np.ndarray | None, axes: Iterable[int]) -> d
     return found
 
 
-def _indices(equation: Equation, access: Access, whole: bool) -> Labels:
-    """The labels of the index along what it has in common with array and part.
-
-    Where it is needed `whole`, of how many places there are only those of paired axes can fall.
-    """
+def _indices(equation: Equation) -> Labels:
+    """The labels of the index along the axes that it has in common with array and part."""
     last = len(equation.in_shapes[1]) - 1
     labels = equation.channels.singles(equation.ins[1], touched=(last,))
-    alone = [i for i in access.along if i not in access.paired.values()] if whole else []
-    return equation.channels.fix_axes(labels, [*alone, last], equation.reason(INDEXED))
+    return equation.channels.fix_axes(labels, (last,), equation.reason(INDEXED))
 
 
 def _of_array(indices: Labels, access: Access) -> Labels:
