@@ -1,4 +1,6 @@
-"""Convolutions in their quick forms: equal to the plain ones, gradients included, in float64."""
+"""Convolutions and poolings in their quick forms: equal to the plain ones, gradients included."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +78,95 @@ def test_equals_the_plain_convolution(case, layout):
             assert a.dtype == b.dtype == np.float64
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * np.abs(a).max())
         assert convolutions(accelerate(both), x, kernel) == left
+
+
+# images, rows, columns, inputs, outputs, kernel, strides, padding, layout
+BFLOAT16 = {
+    "windows of one output": (3, 6, 8, 64, 24, 3, ONE, "SAME", "last"),
+    "windows of two": (3, 7, 5, 12, 20, 3, ONE, "SAME", "last"),
+    "windows, channels first": (3, 5, 6, 12, 20, 3, ONE, "SAME", "first"),
+    "uneven padding": (3, 9, 7, 12, 9, 3, ONE, [(0, 2), (2, 1)], "last"),
+    "small map": (3, 2, 4, 16, 9, 3, ONE, "SAME", "first"),
+    "one place": (3, 1, 1, 16, 9, 3, ONE, "SAME", "last"),
+    "few channels": (3, 6, 5, 3, 16, 3, ONE, "SAME", "last"),
+    "strided": (3, 8, 9, 16, 12, 3, (2, 2), [(1, 1), (1, 1)], "last"),
+    "strided by two numbers": (3, 12, 10, 10, 12, 3, (3, 2), "VALID", "first"),
+    "one tap, strided": (3, 8, 8, 16, 12, 1, (2, 2), "SAME", "last"),
+    "stem": (2, 16, 16, 3, 8, 7, (2, 2), [(3, 3), (3, 3)], "last"),
+}
+
+
+@pytest.mark.parametrize("case", BFLOAT16)
+def test_bfloat16_has_float32_sums(case):
+    """Off by the rounding of the result, from a convolution in float32 of the same numbers."""
+    *shape, strides, padding, layout = BFLOAT16[case]
+    x, kernel = (jnp.bfloat16(v) for v in operands(*shape, layout=layout))
+    numbers = LAYOUTS[layout][0]
+
+    def both(x, kernel):
+        def fn(x, kernel):
+            return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+
+        y, pull = jax.vjp(fn, x, kernel)
+        return y, *pull(
+            jnp.cos(jnp.arange(y.size)).astype(jnp.bfloat16).reshape(y.shape).astype(y.dtype)
+        )
+
+    plain = jax.jit(both)(jnp.float32(x), jnp.float32(kernel))
+    for a, b in zip(plain, jax.jit(accelerate(both))(x, kernel), strict=True):
+        assert b.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.float32(b), a, rtol=2**-8, atol=1e-5 * np.abs(a).max())
+    assert convolutions(accelerate(both), x, kernel) == 0
+
+
+def test_other_bfloat16_convolutions_stay():
+    x, kernel = (jnp.bfloat16(v) for v in operands(2, 8, 8, 12, 12, 3))
+    numbers = LAYOUTS["last"][0]
+    fn = functools.partial(
+        lax.conv_general_dilated, window_strides=ONE, padding="SAME", dimension_numbers=numbers
+    )
+    assert convolutions(accelerate(functools.partial(fn, rhs_dilation=(2, 2))), x, kernel) == 1
+    grouped = functools.partial(fn, feature_group_count=3)
+    assert convolutions(accelerate(grouped), x, kernel[:, :, :4]) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("window", [(1, 2, 2, 1), (1, 3, 2, 1), (2, 1, 1, 3)])
+def test_max_pooling_is_the_same_to_the_bit(window, dtype):
+    """The first of several largest entries gets the gradient, and a rest that is left out none."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-3, 3, (4, 7, 8, 6)), dtype)
+
+    def both(x):
+        pool = functools.partial(lax.reduce_window, init_value=-jnp.inf, computation=lax.max)
+        y, pull = jax.vjp(
+            lambda x: pool(x, window_dimensions=window, window_strides=window, padding="VALID"), x
+        )
+        return y, *pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(dtype))
+
+    for a, b in zip(jax.jit(both)(x), jax.jit(accelerate(both))(x), strict=True):
+        assert b.dtype == dtype
+        np.testing.assert_array_equal(np.float32(a), np.float32(b))
+    assert "window" not in str(jax.make_jaxpr(accelerate(both))(x))
+
+
+def test_overlapping_pooling_stays():
+    x = jnp.zeros((2, 6, 6, 4))
+    pool = functools.partial(
+        lax.reduce_window, init_value=-jnp.inf, computation=lax.max,
+        window_dimensions=(1, 3, 3, 1), window_strides=(1, 2, 2, 1), padding="VALID",
+    )  # fmt: skip
+    text = str(jax.make_jaxpr(accelerate(jax.grad(lambda x: pool(x).sum())))(x))
+    assert "select_and_scatter_add" in text
+
+
+def test_a_bfloat16_sum_is_taken_in_float32():
+    x = jnp.full((4096, 3), 1.01, jnp.bfloat16)
+    found = accelerate(lambda x: lax.reduce_sum(x, (0,)))(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        np.float32(found), np.float32(jnp.float32(x).sum(0, dtype="float32").astype("bfloat16"))
+    )
 
 
 def test_float32_is_near():

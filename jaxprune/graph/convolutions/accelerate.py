@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import Array
 
-from jaxprune.graph.convolutions import forms
+from jaxprune.graph.convolutions.choice import form_of
 from jaxprune.graph.rules.base import bind
 
 # Parameters that are functions, of the primitives that can be bound anew with others.
@@ -84,93 +82,3 @@ def _has_form(closed: Any) -> bool:
         form_of(eqn) is not None or any(_has_form(b) for bs in _bodies(eqn).values() for b in bs)
         for eqn in getattr(closed, "jaxpr", closed).eqns
     )
-
-
-Form = Callable[[Array, Array], Array]
-
-
-def form_of(eqn: Any) -> Form | None:
-    """The form that an equation takes; None for what stays as it is.
-
-    Chosen by measurement on two cores with AVX-512: see `scripts/benchmarks/convolutions.py`.
-    """
-    if eqn.primitive.name != "conv_general_dilated" or not _ungrouped(eqn):
-        return None
-    p = eqn.params
-    numbers = p["dimension_numbers"]
-    lhs, rhs, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
-    if lhs.dtype != rhs.dtype or lhs.dtype not in (jnp.float32, jnp.float64):
-        return None
-    window = tuple(rhs.shape[a] for a in numbers.rhs_spec[2:])
-    size = tuple(out.shape[a] for a in numbers.out_spec[2:])
-    images, channels = (lhs.shape[a] for a in numbers.lhs_spec[:2])
-    narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
-    if window == (3, 3) and p["rhs_dilation"] == (1, 1):
-        if max(size) <= 2:
-            return _placed(forms.unfolded, numbers, p["padding"])
-        # Fewer tiles than this do not pay for the transformed kernel.
-        if narrowest >= 32 and images * forms.tile_count(size) >= 64:
-            return _placed(forms.winograd, numbers, p["padding"])
-    elif size in ((3, 3), (1, 1)) and min(window) > 2:
-        return _gradient_form(eqn, window, size)
-    return None
-
-
-def _gradient_form(eqn: Any, window: Sequence[int], size: Sequence[int]) -> Form | None:
-    """Of the gradient of a kernel of `size`: the batch is contracted, the window is the result's.
-
-    `lax.conv` would transpose both operands first, and XLA then computes whatever made them anew
-    within the transposition, entry by entry.
-    """
-    p = eqn.params
-    numbers = p["dimension_numbers"]
-    lhs, rhs, strides = eqn.invars[0].aval, eqn.invars[1].aval, p["rhs_dilation"]
-    channels, images = (lhs.shape[a] for a in numbers.lhs_spec[:2])
-    narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
-    form = None
-    if max(strides) > 1:
-        if narrowest >= 16:
-            form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
-    elif size == (3, 3) and narrowest < 32:
-        form = forms.unfolded_kernel_gradient
-    elif size == (3, 3) and images * forms.tile_count(window) >= 64:
-        form = forms.winograd_kernel_gradient
-    return None if form is None else _placed_gradient(form, numbers, p["padding"])
-
-
-def _ungrouped(eqn: Any) -> bool:
-    """Two-dimensional, without groups; strides only where a kernel's gradient has them."""
-    p = eqn.params
-    steps = (*p["window_strides"], *p["lhs_dilation"])
-    counts = (p["feature_group_count"], p["batch_group_count"])
-    return len(p["window_strides"]) == 2 and {*steps, *counts} == {1}
-
-
-def _placed(form: Callable[..., Array], numbers: Any, padding: Any) -> Form:
-    """A form of images [N, H, W, C] and kernels [3, 3, C, O] for operands laid out otherwise."""
-    (n, c, *hw), (o, i, *window), out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
-    orders = (n, *hw, c), (*window, i, o), (out[0], *out[2:], out[1])
-    return _laid_out(form, *orders, padding)
-
-
-def _placed_gradient(form: Callable[..., Array], numbers: Any, padding: Any) -> Form:
-    """In a kernel's gradient, the images' channels are the batch and their number is contracted."""
-    (c, n, *hw), (o, m, *size), out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
-    orders = (n, *hw, c), (m, *size, o), (*out[2:], out[0], out[1])
-    return _laid_out(form, *orders, padding)
-
-
-def _laid_out(
-    form: Callable[..., Array],
-    left: Sequence[int],
-    right: Sequence[int],
-    out: Sequence[int],
-    padding: Any,
-) -> Form:
-    """A form for operands and a result whose axes, in the form's order, are these."""
-
-    def run(lhs: Array, rhs: Array) -> Array:
-        result = form(lhs.transpose(left), rhs.transpose(right), padding)
-        return result.transpose([out.index(axis) for axis in range(len(out))])
-
-    return run
