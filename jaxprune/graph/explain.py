@@ -35,6 +35,7 @@ class GroupRow:
       macs: multiply-accumulates of one unit, for the traced inputs.
       activations: elements that convolutions and matrix products write for one unit.
       latency: seconds of one unit, the mean over half of the group; None where not measured.
+      kind: what a unit is, where that can be told, such as `heads`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GroupRow:
     macs: float
     activations: float
     latency: float | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Explanation:
             if row.latency is not None:
                 counts.append(f"{1e6 * row.latency:,.2f}")
             table.add_row(Text(row.name), *counts)
-            places.append(Text(row.name, style="bold"))
+            named = Text(row.name, style="bold")
+            places.append(named.append(f" · {row.kind}", style="not bold") if row.kind else named)
             for arrow, members in (("→", row.writes), ("←", row.reads)):
                 if members:
                     places.append(_below(f"{arrow} {', '.join(_folded(members))}"))
@@ -191,7 +194,9 @@ def explain(graph: ChannelGraph) -> Explanation:
         costs = {quantity: float(values[i]) for quantity, values in saved.items()}
         seconds = None if latency is None else float(latency[i])
         members = named["writes"], named["reads"]
-        rows.append(GroupRow(group.name, group.size, *members, **costs, latency=seconds))
+        rows.append(
+            GroupRow(group.name, group.size, *members, **costs, latency=seconds, kind=group.kind)
+        )
     return Explanation(tuple(rows), graph.fixed, graph.cost(), graph.latency, graph.rounding)
 
 

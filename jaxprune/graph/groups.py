@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxprune.graph.analysis import Analysis
 from jaxprune.graph.cost import Term
+from jaxprune.graph.kinds import tell
 from jaxprune.graph.labels import Ids
 
 
@@ -31,11 +32,19 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels that have the same members; unit i of each member stays or falls together."""
+    """Channels that have the same members; unit i of each member stays or falls together.
+
+    Attributes:
+      name: the first variable axis that writes it.
+      size: its units.
+      members: where its channels lie.
+      kind: what a unit is, where that can be told: `heads`, `head width`, `key-value heads, …`.
+    """
 
     name: str
     size: int
     members: tuple[Member, ...]
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ def group_channels(analysis: Analysis) -> Grouping:
 
     order = _writing_order(analysis, axes)
     reads = _read_axes(analysis, axes)
+    kinds = tell(analysis, roots, axes)
     found = []
     alone: dict[int, str] = {}
     for signature, classes in alike.items():
@@ -93,22 +103,27 @@ def group_channels(analysis: Analysis) -> Grouping:
             )
             for n in numbers
         )
-        found.append((order[numbers[0]], members, len(classes)))
+        first = members[0].positions[:, 0]
+        written = {n: m.positions for n, m in zip(numbers, members, strict=True) if n not in reads}
+        kind = kinds.of(roots[axes[numbers[0]][2][first]], written)
+        found.append((order[numbers[0]], members, kind))
 
     groups: dict[str, Group] = {}
-    for _, members, size in sorted(found, key=lambda f: f[0]):
+    for _, members, kind in sorted(found, key=lambda f: f[0]):
         writer = next((m for m in members if m.role == "writes"), members[0])
         base = name = f"{writer.path}[{writer.axis}]"
         while name in groups:
             name = f"{base}#{sum(g.startswith(base) for g in groups) + 1}"
-        groups[name] = Group(name, size, members)
+        groups[name] = Group(name, len(members[0].positions), members, kind)
 
-    fixed = {}
+    fixed, own = {}, analysis.channels.own_reasons()
     for number, (path, axis, ids) in enumerate(axes):
-        stuck = [r for r in roots[ids].tolist() if r in reasons]
+        stuck = [i for i in ids.tolist() if roots[i] in reasons]
         if stuck:
+            # What fixes these very channels says more than what fixes others that are tied to them.
+            said = next((own[i] for i in stuck if own[i]), reasons[int(roots[stuck[0]])])
             part = "" if len(stuck) == len(ids) else f" ({len(stuck)} of {len(ids)} positions)"
-            fixed[f"{path}[{axis}]"] = f"{reasons[stuck[0]]}{part}"
+            fixed[f"{path}[{axis}]"] = f"{said}{part}"
         elif number in alone and not any(
             m.path == path and m.axis == axis for g in groups.values() for m in g.members
         ):

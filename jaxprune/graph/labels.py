@@ -129,6 +129,14 @@ class Channels:
                 reasons.setdefault(int(root), reason)
         return reasons
 
+    def own_reasons(self) -> list[Reason | None]:
+        """For every id the first reason that fixes this very id, ties aside."""
+        first = np.full(self.count, len(self._fixed))
+        for number in reversed(range(len(self._fixed))):
+            first[self._fixed[number][0]] = number
+        reasons = [*(reason for _, reason in self._fixed), None]
+        return [reasons[number] for number in first.tolist()]
+
     # What an equation can ask of its operands' labels.
 
     def split(self, labels: Labels, axes: Axes, kept_axis: int) -> Labels:

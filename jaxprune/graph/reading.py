@@ -105,6 +105,7 @@ def read(
     ins = [analysis.new_variable(path, shape) for path, shape in named]
     ins += [analysis.new_input(v.aval.shape) for v in jaxpr.invars[len(named) :]]
     block, outs = analysis.walk(jaxpr, closed.consts, ins)
+    analysis.block = block
 
     for path in paths.select(protect, [p for p, _ in named]) if protect else ():
         for ids in analysis.variables[path]:
