@@ -70,6 +70,15 @@ class ModelConfig:
     weights: str | None = None
     """A file of PyTorch weights (`.safetensors`) of a VGG or ResNet that is trained already.
     They stand in place of the training, so that nothing of `train` is used."""
+    start: str | None = None
+    """Such a file that the training starts from, in place of random weights: it trains on."""
+
+    def __post_init__(self):
+        if self.weights is not None and self.start is not None:
+            raise ValueError(
+                "model.weights stands in place of the training and model.start begins one; "
+                "leave one of them out"
+            )
 
     def options(self) -> dict[str, Any]:
         """What `jaxprune.models.build` gets beside name and shapes: the options that are set."""

@@ -227,7 +227,9 @@ def _require_shares(config: RunConfig, dataset: Dataset, mesh: Mesh | None) -> N
 
 
 def _require_weights(config: RunConfig, module: Any, shape: tuple[int, int, int]) -> None:
-    """Checks weights that stand in place of the training, unless the run has them already."""
+    """Checks weights that a training starts from or that stand in its place, unless it has them."""
+    if config.model.start is not None and not (config.folder / "checkpoints" / "train").exists():
+        interop.from_torch(config.model.start, module, input_shape=shape)
     if config.model.weights is None:
         return
     if config.sparsity.kind != "none":

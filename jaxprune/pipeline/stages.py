@@ -57,7 +57,7 @@ def _pretraining(run: Experiment) -> Training:
 
 
 def _fresh(run: Experiment) -> Variables:
-    weights, shape = run.config.model.weights, run.data.input_shape
+    weights, shape = run.config.model.weights or run.config.model.start, run.data.input_shape
     if weights is not None:
         return interop.from_torch(weights, run.module, input_shape=shape)
     return models.init(run.module, run.data.input_shape, jax.random.fold_in(run.key, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ Variables = dict[str, Any]
 
 CHECKPOINTS = 10
 """How many checkpoints a training leaves, at ends of epochs; the newest two stay."""
+
+SECONDS = 600.0
+"""At the end of an epoch, one more where the last one is as old as this."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def train_until(
         _tensorboard(run, training.stage, done) as board,
     ):
         advance(done)
+        saved = time.monotonic()
 
         def on_chunk(state: TrainState, chunk: Chunk) -> None:
             for i, step in enumerate(chunk.steps.tolist()):
@@ -90,9 +95,11 @@ def train_until(
             if board is not None:
                 board.flush()
             advance(len(chunk.steps), note=f"loss {float(chunk.metrics['loss'][-1]):.3f}")
-            due = chunk.ends_epoch and _due(chunk)
+            nonlocal saved
+            due = chunk.ends_epoch and (_due(chunk) or time.monotonic() - saved > SECONDS)
             if chunk.done < stop and (due or asked.requested):
                 checkpoints.save(chunk.done, state)
+                saved = time.monotonic()
                 if asked.requested:
                     raise Stopped(training.stage, chunk.done, total)
 

@@ -83,8 +83,8 @@ def fit(
     """Trains a network, alone or guided by a teacher.
 
     The teacher runs in evaluation mode on the same augmented view within the same step. One program
-    is compiled for the whole training, and found again by a later call with the same networks and
-    configs.
+    is compiled for the whole training (two where it begins with small crops), and found again by a
+    later call with the same networks and configs.
 
     Args:
       network: the network to train, a pair of pure functions.
@@ -122,7 +122,9 @@ def fit(
         _check_finite(teacher[1], "teacher")
     # Copied once, since every step overwrites its input's buffers.
     current: TrainState = jax.tree.map(functools.partial(_copy, mesh=mesh), start_state)
-    compiled = program(
+    per_epoch = len(split) // config.batch_size
+    compile_for = functools.partial(
+        program,
         network,
         teacher[0] if teacher else None,
         config,
@@ -133,22 +135,28 @@ def fit(
         classes=split.num_classes if isinstance(split, Streamed) else int(split.labels.max()) + 1,
         regularizer=regularizer,
         mesh=mesh,
+        per_epoch=per_epoch,
     )
     guide = cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None
     data = functools.partial(Data, key=jax.random.key(seed), teacher=place(guide, mesh))
-    per_epoch = len(split) // config.batch_size
+    small = round(config.small_crops * total)
     stop = total if stop_after is None else min(stop_after, total)
     start, length = int(current.step), 1
     if isinstance(split, Streamed):
+        if config.flip and config.alternating:
+            raise ValueError("TrainConfig.alternating is for images that are held in memory")
         batches = split.batches(seed, config.batch_size, start, stop)
-        advance = _on_disk(compiled, data, batches, mesh)
+        advance = _on_disk(data, batches, mesh)
     else:
-        advance = _in_memory(compiled, data, split, seed, config.batch_size, mesh)
+        advance = _in_memory(data, split, seed, config.batch_size, mesh)
     while start < stop:
         end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
+        if start < small:
+            end = min(end, small)
+        compiled = compile_for(size=config.small_size if start < small else None)
         steps = np.arange(start, end)
         began = time.perf_counter()
-        current, metrics = advance(current, steps)
+        current, metrics = advance(compiled, current, steps)
         seconds = (time.perf_counter() - began) / len(steps)
         _check_metrics(metrics, steps, per_epoch)
         if on_chunk is not None:
@@ -160,12 +168,11 @@ def fit(
     return current
 
 
-Advance = Callable[[TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndarray]]]
+Advance = Callable[[Program, TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndarray]]]
 """Does the steps of the numbers given: the state after them, and their metrics."""
 
 
 def _in_memory(
-    compiled: Program,
     data: Callable[..., Data],
     split: Split,
     seed: int,
@@ -176,7 +183,7 @@ def _in_memory(
     images, labels = place(examples, mesh)
     whole = data(images=images, labels=labels)
 
-    def advance(state: TrainState, steps: np.ndarray):
+    def advance(compiled: Program, state: TrainState, steps: np.ndarray):
         order = [batch_indices(seed, step, len(split), batch_size) for step in steps.tolist()]
         # XLA's CPU backend takes a hundred times as long for a convolution's kernel gradient
         # within a loop; there, steps are dispatched one by one.
@@ -188,7 +195,6 @@ def _in_memory(
 
 
 def _on_disk(
-    compiled: Program,
     data: Callable[..., Data],
     batches: Iterator[tuple[np.ndarray, np.ndarray]],
     mesh: Mesh | None,
@@ -198,7 +204,7 @@ def _on_disk(
             images, labels = place(batch, mesh, DATA)
             yield data(images=images, labels=labels), None
 
-    return lambda state, steps: compiled.one_by_one(state, inputs(len(steps)))
+    return lambda compiled, state, steps: compiled.one_by_one(state, inputs(len(steps)))
 
 
 def _copy(leaf: Any, mesh: Mesh | None) -> jax.Array:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Name = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "step", "constant"]
+Name = Literal["sgd", "adamw", "muon"]
+Schedule = Literal["cosine", "linear", "step", "constant"]
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,17 @@ class OptimizerConfig:
     """Which optimizer, and its learning rate over the steps."""
 
     name: Name = "sgd"
-    """`sgd` (weight decay goes into the gradient) or `adamw` (weight decay beside it)."""
+    """`sgd` (weight decay goes into the gradient), `adamw` (weight decay beside it), or `muon`.
+    The last gives kernels updates of orthogonal columns, as large as those of `adamw`."""
 
     learning_rate: float = 0.1
     """The highest learning rate."""
 
     momentum: float = 0.9
-    """Momentum of `sgd`; `adamw` keeps its usual 0.9 and 0.999."""
+    """Momentum of `sgd` and `muon`; `adamw` keeps its usual 0.9 and 0.999."""
 
     nesterov: bool = True
-    """Nesterov's form of the momentum of `sgd`."""
+    """Nesterov's form of the momentum of `sgd` and `muon`."""
 
     weight_decay: float = 5e-4
     """Weight decay of kernels; biases and normalisation parameters (one axis or none) have none."""
@@ -37,7 +38,7 @@ class OptimizerConfig:
     """Gradients whose global norm is above this are scaled down to it."""
 
     schedule: Schedule = "cosine"
-    """After the warm-up: `cosine` falls to 0, `step` falls at the milestones, or `constant`."""
+    """After the warm-up: `cosine` or `linear` to 0, `step` falls at the milestones, `constant`."""
 
     warmup: float = 0.05
     """Fraction of all steps in which the learning rate rises linearly from 0."""
@@ -79,9 +80,12 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     def schedule(step: Any) -> jax.Array:
         # Not step / warmup: the first step would not move.
         rise = jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        left = 1 - jnp.clip(done, 0.0, 1.0)
         if config.schedule == "cosine":
-            done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-            fall = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+            fall = 0.5 * (1 - jnp.cos(jnp.pi * left))
+        elif config.schedule == "linear":
+            fall = left
         elif config.schedule == "step":
             drops = jnp.array([round(m * total_steps) for m in config.milestones])
             fall = config.gamma ** jnp.sum(step >= drops)
@@ -108,13 +112,36 @@ def build(
             optax.add_decayed_weights(config.weight_decay, mask=_kernels),
             optax.sgd(schedule, config.momentum or None, config.nesterov),
         )
-    else:
+    elif config.name == "adamw":
         update = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
+    else:
+        update = optax.contrib.muon(
+            schedule,
+            beta=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=_ADAMS_RMS,
+        )
     if regularizer is not None:
         update = optax.chain(regularizer, update)
     if config.clip_norm is None:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+# Of an Adam's updates, relative to the learning rate (Liu et al. 2025, arXiv 2502.16982).
+_ADAMS_RMS = 0.2
+
+
+def _matrices(params: Any) -> Any:
+    """Kernels as matrices of all their input axes and the output axis, the last one; else None."""
+
+    def matrix(p: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        inputs = tuple(range(jnp.ndim(p) - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, len(inputs)) if inputs else None
+
+    return jax.tree.map(matrix, params)
 
 
 def _kernels(params: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,24 @@ class TrainConfig:
     flip: bool = True
     """Whether half of the images are mirrored left to right."""
 
+    alternating: bool = False
+    """Whether flips alternate: an image mirrored in one epoch is not in the next, and so on.
+    Only of images that are held in memory."""
+
+    cutout: int = 0
+    """Side of a square of zeros somewhere in each image; 0 cuts nothing out."""
+
+    small_crops: float = 0.0
+    """Fraction of the training, from its start, on random crops of `small_size` without border.
+    They take less time; not for networks that take images of one size only."""
+
+    small_size: int = 24
+    """Height and width of these crops."""
+
+    average: float = 0.0
+    """Decay, a step, of an average of the weights and statistics; 0.999 for a thousand steps or so.
+    The last step leaves the average in their place. 0: none."""
+
     label_smoothing: float = 0.0
     """Part of each label's mass that is spread evenly over all classes."""
 
@@ -43,6 +61,10 @@ class TrainConfig:
             ("epochs", self.epochs >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("crop_padding", self.crop_padding >= 0, "at least 0"),
+            ("cutout", self.cutout >= 0, "at least 0"),
+            ("small_crops", 0 <= self.small_crops <= 1, "a fraction in [0, 1]"),
+            ("small_size", self.small_size >= 1, "at least 1"),
+            ("average", 0 <= self.average < 1, "in [0, 1)"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
         ):
@@ -50,6 +72,13 @@ class TrainConfig:
                 raise ValueError(
                     f"TrainConfig.{name} has to be {wanted}, got {getattr(self, name)!r}"
                 )
+
+
+class Averaged(NamedTuple):
+    """The optimizer's state, and the average of the variables so far."""
+
+    inner: Any
+    variables: Any
 
 
 @functools.partial(
@@ -65,7 +94,8 @@ class TrainState:
       step: int32 scalar, the number of steps done.
       params: the trained weights.
       state: the collections beside `params`, e.g. `{"batch_stats": ...}`.
-      opt_state: the optimizer's, and that of the regularizer within it.
+      opt_state: the optimizer's, and that of the regularizer within it; an `Averaged` of it where
+        `TrainConfig.average` asks for one.
     """
 
     step: Any
@@ -112,4 +142,6 @@ def initial_state(
     state = {name: tree for name, tree in variables.items() if name != "params"}
     # The number of steps shapes the schedule alone, no buffer.
     opt_state = build(config.optimizer, 1, regularizer).init(params)
+    if config.average:
+        opt_state = Averaged(opt_state, variables)
     return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state)

@@ -24,7 +24,7 @@ from jaxprune.mesh import DATA, constrain, sharding
 from jaxprune.train.losses import DistillConfig, objective
 from jaxprune.train.network import Network, Output
 from jaxprune.train.optimizer import build, learning_rate
-from jaxprune.train.state import TrainConfig, TrainState
+from jaxprune.train.state import Averaged, TrainConfig, TrainState
 
 MAX_CHUNK = 256
 """Steps that are dispatched together, at most."""
@@ -78,10 +78,13 @@ def program(
     classes: int,
     regularizer: optax.GradientTransformation | None = None,
     mesh: Mesh | None = None,
+    per_epoch: int = 1,
+    size: int | None = None,
 ) -> Program:
     """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed.
 
-    On a mesh the batch is split over its `data` axis, and the state is on every device.
+    On a mesh the batch is split over its `data` axis, and the state is on every device. Images are
+    cropped to `size` pixels without a border where that is given.
     """
     optimizer = build(config.optimizer, total, regularizer)
     schedule = learning_rate(config.optimizer, total)
@@ -90,17 +93,28 @@ def program(
         batch = examples if indices is None else jnp.take(examples, indices, axis=0)
         return constrain(batch, mesh, DATA)
 
+    def mirrored(key: jax.Array, indices: jax.Array | None, epoch: jax.Array) -> jax.Array | None:
+        if not (config.flip and config.alternating):
+            return None
+        assert indices is not None, "`fit` refuses it for images on disk"
+        key = jax.random.fold_in(key, 0x0DD)
+        first = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(indices)
+        return first ^ (epoch % 2 == 1)
+
     def step(state: TrainState, data: Data, indices: jax.Array | None):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(data.key, state.step))
         labels = batch_of(data.labels, indices)
         images = augment(
             augment_key,
             batch_of(data.images, indices),
-            crop_padding=config.crop_padding,
+            crop_padding=config.crop_padding if size is None else 0,
             flip=config.flip,
             mean=mean,
             std=std,
             dtype=jnp.dtype(config.precision),
+            size=size,
+            cutout=config.cutout,
+            mirrored=mirrored(data.key, indices, state.step // per_epoch),
         )
         guide = teacher.eval(data.teacher, images, None) if teacher else None
 
@@ -112,7 +126,9 @@ def program(
             return loss, (out, terms)
 
         (loss, (out, terms)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        averaged = state.opt_state if config.average else None
+        before = averaged.inner if averaged else state.opt_state
+        updates, opt_state = optimizer.update(gradients, before, state.params)
         metrics = {
             "loss": loss,
             **terms,
@@ -126,7 +142,25 @@ def program(
             state=jax.tree.map(lambda new, old: new.astype(old.dtype), out.state, state.state),
             opt_state=opt_state,
         )
+        if averaged:
+            after = average(after, averaged.variables)
         return after, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+    def average(after: TrainState, before: Any) -> TrainState:
+        """With the average in the optimizer's state; in the last step also as the variables."""
+        # Shorter at first, so that where the training began is soon forgotten.
+        decay = jnp.minimum(config.average, after.step / (after.step + 9))
+
+        def mix(old: jax.Array, new: jax.Array) -> jax.Array:
+            floats = jnp.issubdtype(new.dtype, jnp.floating)
+            return (new + decay * (old - new)).astype(new.dtype) if floats else new
+
+        mean = jax.tree.map(mix, before, after.variables)
+        last = jax.tree.map(
+            functools.partial(jnp.where, after.step == total), mean, after.variables
+        )
+        params, state = last["params"], {n: tree for n, tree in last.items() if n != "params"}
+        return TrainState(after.step, params, state, Averaged(after.opt_state, mean))
 
     def loop(state: TrainState, data: Data, order: jax.Array, count: jax.Array):
         _, shapes = jax.eval_shape(step, state, data, order[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -85,6 +86,16 @@ def test_a_run_takes_weights_in_place_of_its_training(weights, tmp_path, capsys)
     assert same(jp.interop.from_torch(out, "vgg_small"), pruned)
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["widths"]["features.0"] == pruned["params"]["conv1_1"]["kernel"].shape[-1]
+
+
+def test_a_run_trains_on_from_weights(weights, tmp_path):
+    path, variables = weights
+    begun = config(path, tmp_path)
+    model = dataclasses.replace(begun.model, weights=None, start=str(path))
+    begun = dataclasses.replace(begun, model=model, train=TrainConfig(epochs=0, batch_size=32))
+    assert same(pipeline.train(pipeline.open_run(begun)), variables)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        dataclasses.replace(model, weights=str(path))
 
 
 def test_a_process_that_is_killed_while_it_reads_them_begins_anew(weights, tmp_path, monkeypatch):

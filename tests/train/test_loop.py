@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprune.checkpoint import Checkpoints
+from jaxprune.data.augment import normalize
+from jaxprune.data.batches import batch_indices
 from jaxprune.train.evaluate import correct
 from jaxprune.train.loop import fit
 from jaxprune.train.losses import DistillConfig
@@ -44,18 +46,100 @@ def test_the_given_variables_stay_usable(tiny, split, normal):
     assert_same_bits(jax.tree.map(np.array, middle), kept)
 
 
-def test_going_on_from_any_step_gives_the_same_bits(tiny, split, normal, tmp_path):
+CHEAP = dataclasses.replace(
+    CONFIG, alternating=True, cutout=2, average=0.9,
+    optimizer=OptimizerConfig("muon", 0.01, schedule="linear"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [CONFIG, CHEAP], ids=["usual", "cheap"])
+def test_going_on_from_any_step_gives_the_same_bits(tiny, split, normal, tmp_path, config):
     network, variables = tiny(dropout=0.3)
-    whole = fit(network, variables, split, CONFIG, seed=3, **normal)
+    whole = fit(network, variables, split, config, seed=3, **normal)
     for stop in (1, 8, 13, 23):
-        part = fit(network, variables, split, CONFIG, seed=3, stop_after=stop, **normal)
+        part = fit(network, variables, split, config, seed=3, stop_after=stop, **normal)
         assert int(part.step) == stop
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(stop, part)
         with Checkpoints(tmp_path) as checkpoints:
-            restored = checkpoints.restore(initial_state(variables, CONFIG))
-        ended = fit(network, variables, split, CONFIG, seed=3, state=restored, **normal)
+            restored = checkpoints.restore(initial_state(variables, config))
+        ended = fit(network, variables, split, config, seed=3, state=restored, **normal)
         assert_same_bits(ended, whole)
+
+
+def recorder(channels=1):
+    """A network of one weight that keeps the images it saw, in training mode, in its state."""
+
+    def train(variables, images, key):
+        logits = variables["params"]["w"] * images.mean((1, 2)) * jnp.arange(3.0)
+        small = jnp.zeros_like(variables["seen"]["images"])
+        seen = small.at[:, : images.shape[1], : images.shape[2]].set(images)
+        return Output(logits, (), {"seen": {"images": seen}})
+
+    variables = {"params": {"w": jnp.ones(1)}, "seen": {"images": jnp.zeros((8, 4, 4, channels))}}
+    return Network(train, train), variables
+
+
+def test_flips_alternate_from_epoch_to_epoch(split, normal):
+    network, variables = recorder()
+    config = dataclasses.replace(CONFIG, crop_padding=0, alternating=True)
+    plain = normalize(jnp.asarray(split.images), **normal)
+    mirrored = np.zeros((3, len(split)))
+    for epoch in range(3):
+        for step in range(8 * epoch, 8 * epoch + 8):
+            state = fit(network, variables, split, config, seed=0, stop_after=step + 1, **normal)
+            for i, image in zip(
+                batch_indices(0, step, 70, 8), state.state["seen"]["images"], strict=True
+            ):
+                same, other = (np.array_equal(image, plain[i][:, ::s]) for s in (1, -1))
+                assert same != other
+                mirrored[epoch, i] = 1 if same else -1
+    both = mirrored[:-1] * mirrored[1:]
+    assert set(both.ravel()) == {0, -1}  # an image that is left out of an epoch is 0
+    assert abs(mirrored[0].sum()) < 40
+
+
+def test_it_begins_with_small_crops(split, normal):
+    network, variables = recorder()
+    network, traces = counted(network)
+    config = dataclasses.replace(CONFIG, small_crops=1 / 3, small_size=3, flip=False)
+    whole = fit(network, variables, split, config, seed=0, **normal)
+    sizes = []
+    for stop in (1, 8, 9):
+        seen = fit(network, variables, split, config, seed=0, stop_after=stop, **normal)
+        sizes.append(int((seen.state["seen"]["images"] != 0).any((0, 2, 3)).sum()))
+    assert sizes == [3, 3, 4]
+    part = fit(network, variables, split, config, seed=0, stop_after=5, **normal)
+    assert_same_bits(fit(network, variables, split, config, seed=0, state=part, **normal), whole)
+    assert {shape[1] for shape in traces} == {3, 4} and len(traces) == 2
+
+
+def test_the_average_takes_the_place_of_the_weights_at_the_end(tiny, split, normal):
+    network, variables = tiny()
+    config = dataclasses.replace(CONFIG, average=0.5)
+    kernels = [
+        np.float64(
+            fit(network, variables, split, CONFIG, seed=0, stop_after=n, **normal).params["conv"][
+                "kernel"
+            ]
+        )
+        for n in range(25)
+    ]
+    expected = kernels[0]
+    for step, kernel in enumerate(kernels[1:], start=1):
+        decay = min(0.5, step / (step + 9))
+        expected = decay * expected + (1 - decay) * kernel
+    early = fit(network, variables, split, config, seed=0, stop_after=23, **normal)
+    np.testing.assert_array_equal(early.params["conv"]["kernel"], np.float32(kernels[23]))
+    end = fit(network, variables, split, config, seed=0, **normal)
+    np.testing.assert_allclose(end.params["conv"]["kernel"], expected, rtol=1e-5)
+    assert int(end.state["batch_stats"]["count"]) == 24
+
+
+def test_alternating_flips_need_images_in_memory(tiny, streamed, normal):
+    network, variables = tiny()
+    with pytest.raises(ValueError, match=r"TrainConfig\.alternating is for images .* in memory"):
+        fit(network, variables, streamed, CHEAP, seed=0, **normal)
 
 
 def test_the_seed_decides(tiny, split, normal):
@@ -273,6 +357,10 @@ def test_a_network_that_forgets_its_state_is_named(tiny, split, normal):
         {"batch_size": 0},
         {"crop_padding": -1},
         {"label_smoothing": 1.0},
+        {"cutout": -1},
+        {"small_crops": 1.5},
+        {"small_size": 0},
+        {"average": 1.0},
         {"precision": "float16"},
     ],
 )

@@ -10,7 +10,7 @@ PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0), "scale": jn
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_weight_decay_spares_biases_and_scales(name):
     config = OptimizerConfig(name, 0.1, weight_decay=0.5, schedule="constant", warmup=0)
     optimizer = build(config, 10)
@@ -44,6 +44,26 @@ def test_cosine_rises_then_falls_to_zero():
     assert schedule(1000) == pytest.approx(0.0, abs=1e-7)
 
 
+def test_linear_rises_then_falls_to_zero():
+    schedule = learning_rate(OptimizerConfig(learning_rate=2.0, warmup=0.1, schedule="linear"), 100)
+    assert [float(schedule(s)) for s in (9, 10, 55, 100, 1000)] == pytest.approx([2, 2, 1, 0, 0])
+
+
+def test_muon_gives_kernels_orthogonal_updates_and_the_rest_adams():
+    rng = np.random.default_rng(0)
+    params = {"conv": jnp.ones((3, 3, 2, 8)), "linear": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    gradient = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
+    config = OptimizerConfig("muon", 0.1, weight_decay=0.0, schedule="constant", warmup=0)
+    optimizer = build(config, 10)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for name in ("conv", "linear"):
+        matrix = np.asarray(updates[name]).reshape(-1, updates[name].shape[-1])
+        sizes = np.linalg.svd(matrix, compute_uv=False)
+        assert sizes.max() < 2 * sizes.min()  # five steps of Newton and Schulz: 0.7 to 1.2
+        assert 0.01 < np.sqrt(np.mean(matrix**2)) < 0.03  # 0.2 of the learning rate
+    np.testing.assert_allclose(np.abs(updates["bias"]), 0.147, rtol=1e-2)  # Nesterov's first step
+
+
 def test_step_falls_at_the_milestones():
     config = OptimizerConfig(
         learning_rate=1.0, schedule="step", warmup=0, milestones=(0.5, 0.75), gamma=0.1
@@ -62,7 +82,7 @@ def test_constant_without_warmup_is_constant():
     "field",
     [
         {"name": "lion"},
-        {"schedule": "linear"},
+        {"schedule": "square"},
         {"learning_rate": 0.0},
         {"momentum": 1.0},
         {"weight_decay": -1.0},
