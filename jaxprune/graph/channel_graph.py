@@ -319,8 +319,9 @@ class ChannelGraph:
                         positions.setdefault(path, {})[axis] = np.flatnonzero(stays)
         indices = {f"{p}[{a}]": k for p, axes in positions.items() for a, k in axes.items()}
         before: dict[str, np.ndarray] = {}
-        dense = self._dense
+        dense, allow_inexact = self._dense, self._allow_inexact
         if self._base is not None:
+            allow_inexact |= self._base.allow_inexact
             before, dense = self._base.indices, self._base.dense
             composed = {n: before[n][k] if n in before else k for n, k in indices.items()}
             indices = {**before, **composed}
@@ -335,7 +336,7 @@ class ChannelGraph:
             widths=self.widths(masks),
             dense=dense,
             state=self._state,
-            allow_inexact=self._allow_inexact,
+            allow_inexact=allow_inexact,
             before=before,
             rebuild=self._rebuild,
         )

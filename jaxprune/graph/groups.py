@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,8 +63,12 @@ class Grouping:
     units: dict[str, list[np.ndarray | None]]
 
 
-def group_channels(analysis: Analysis) -> Grouping:
-    """Reads the groups off a finished analysis."""
+Names = Mapping[str, list[np.ndarray | None]]
+"""Per variable path and axis the name of each position's group, "" in none; None for no groups."""
+
+
+def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
+    """Reads the groups off a finished analysis; `names` are those that they had before."""
     roots = analysis.channels.roots()
     reasons = analysis.channels.fixed_classes(roots)
     axes = [
@@ -111,7 +115,7 @@ def group_channels(analysis: Analysis) -> Grouping:
     groups: dict[str, Group] = {}
     for _, members, kind in sorted(found, key=lambda f: f[0]):
         writer = next((m for m in members if m.role == "writes"), members[0])
-        base = name = f"{writer.path}[{writer.axis}]"
+        base = name = _known(writer, names) or f"{writer.path}[{writer.axis}]"
         while name in groups:
             name = f"{base}#{sum(g.startswith(base) for g in groups) + 1}"
         groups[name] = Group(name, len(members[0].positions), members, kind)
@@ -129,6 +133,11 @@ def group_channels(analysis: Analysis) -> Grouping:
         ):
             fixed[f"{path}[{axis}]"] = alone[number]
     return Grouping(groups, fixed, _number_units(analysis, groups))
+
+
+def _known(member: Member, names: Names | None) -> str | None:
+    along = None if names is None else names[member.path][member.axis]
+    return None if along is None else str(along[member.positions[0, 0]])
 
 
 Axis = tuple[str, int, Ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.cut import cut
 from jaxprune.graph.interpret import Sliced, run
 from jaxprune.graph.latency import LatencyCheck
-from jaxprune.graph.reading import State, read, state_outputs
+from jaxprune.graph.reading import Reading, State, read, state_outputs
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -133,6 +133,23 @@ class Pruned:
             leaves[i] = cut(leaves[i], self._relative(variable, self.before))
         return tree.unflatten(leaves)
 
+    def read(
+        self,
+        fn: Callable[..., Any],
+        variables: Any,
+        args: Sequence[Any],
+        static: Mapping[str, Any],
+        *,
+        state: State | None = None,
+        allow_inexact: bool = False,
+    ) -> Reading:
+        """`fn` as the engine sees it at the first network's shapes, for variables of this one's."""
+        return read(
+            getattr(fn, "jaxprune_inner", fn), _dense_structs(self, variables), args, static,
+            state=state or self.state, lenient=True,
+            allow_inexact=allow_inexact or self.allow_inexact,
+        )  # fmt: skip
+
     def positions(self, path: str) -> dict[int, np.ndarray]:
         """Per cut axis of a variable, the kept positions in the first network."""
         return _axes_of(path, self.indices, self.dense)
@@ -180,11 +197,7 @@ def _axes_of(path: str, indices: Mapping[str, np.ndarray], dense: Dense) -> dict
 def _run_sliced(
     pruned: Pruned, fn: Callable[..., Any], variables: Any, *args: Any, **static: Any
 ) -> Any:
-    dense = _dense_structs(pruned, variables)
-    reading = read(
-        fn, dense, args, static,
-        state=pruned.state, lenient=True, allow_inexact=pruned.allow_inexact,
-    )  # fmt: skip
+    reading = pruned.read(fn, variables, args, static)
     kept = {path: pruned.positions(path) for path in pruned.dense}
     cut_off: dict[str, list[np.ndarray | None]] = {}
     for path, (shape, _) in pruned.dense.items():

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune.graph import paths
+from jaxprune.graph.again import inherit
 from jaxprune.graph.channel_graph import ChannelGraph, Fn
 from jaxprune.graph.cost import Cost, cost_at
 from jaxprune.graph.groups import Grouping, cost_terms, group_channels
@@ -53,7 +54,11 @@ def trace(
         fn, variables, args, {}, state=state, lenient=inherited, protect=protect,
         allow_inexact=allow_inexact, fix_unused=True,
     )  # fmt: skip
-    grouping = group_channels(reading.analysis)
+    names = None
+    if base is not None:
+        first = base.read(fn, variables, args, {}, state=state, allow_inexact=allow_inexact)
+        names = inherit(reading, first, base)
+    grouping = group_channels(reading.analysis, names)
     if not grouping.groups:
         shown = "; ".join(f"{axis}: {why}" for axis, why in list(grouping.fixed.items())[:8])
         raise ValueError(f"nothing in this function is prunable. Fixed: {shown or 'no variables'}")

@@ -97,16 +97,49 @@ def assert_laws(graph, fn, variables, *args, seed=0, tolerance=1e-9):
     return pruned
 
 
+def prune_again(graph, fn, variables, args, *, rounds, seed, state=None):
+    """The network after some random prunings, and its graph: (graph, fn, variables).
+
+    Each time what is left of a group has its name, and the kept positions are the first network's.
+    None where a network is left in which nothing is prunable.
+    """
+    first, own = variables, fn
+    for i in range(rounds):
+        masks = random_masks(graph, seed + i)
+        pruned = graph.slice(variables, masks)
+        fn, variables = pruned.wrap(own), pruned.variables
+        near(pruned.cut(first), variables, 0)
+        try:
+            graph = trace(fn, variables, *args, state=state)
+        except ValueError as error:
+            assert "nothing in this function is prunable" in str(error)
+            return None
+        for name, group in graph.groups.items():
+            assert group.size == pruned.widths[name], (name, group.size, pruned.widths)
+    return graph, fn, variables
+
+
 def assert_laws_of_network(network):
     """The laws on a network of `networks.random_network`'s form; nothing prunable holds too.
 
+    Every fourth network is pruned before, once or twice.
     Rounding decides the gradient of a maximum over values that are equal (as after a ReLU), so a
     network whose own gradient is another one when it runs equation by equation proves nothing.
     """
     from networks import example  # which fills its variables by this module
 
     fn, variables, x = example(network["blocks"], network["head"], network["seed"])
-    graph = trace(fn, variables, x, state=lambda out: out[1])
+
+    def state(out):
+        return out[1]
+
+    graph = trace(fn, variables, x, state=state)
+    if (seed := network["seed"]) % 4 == 0:
+        rounds = 1 + seed // 4 % 2
+        left = prune_again(graph, fn, variables, (x,), rounds=rounds, seed=seed, state=state)
+        if left is None:
+            return
+        graph, fn, variables = left
     try:
         assert_laws(graph, fn, variables, x, seed=network["seed"])
     except AssertionError:

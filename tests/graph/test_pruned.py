@@ -13,6 +13,7 @@ import pytest
 from laws import assert_laws, near, random_masks
 from networks import CONVOLUTIONS, build, example
 
+from jaxprune.checkpoint import load, save
 from jaxprune.graph import paths, trace
 
 NETWORK = ("batch_norm_eval", "relu", "residual", "depthwise")
@@ -241,6 +242,68 @@ def test_pruning_again_composes_the_indices():
     near(second.cut(first.variables), second.variables, 0)
     near(again.masked(fn)(first.variables, second_masks, x)[0],
          second.wrap(fn)(second.variables, x)[0], 1e-12)  # fmt: skip
+
+
+def grouped_convolution(v, x):
+    h = jax.lax.conv_general_dilated(
+        jnp.tanh(x @ v["a"]), v["k"], (1, 1), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4,
+    )  # fmt: skip
+    return jnp.tanh(h @ v["b"]) @ v["c"]
+
+
+def grouped_queries(v, x):
+    n, t = x.shape[:2]
+    q = (x @ v["q"]).reshape(n, t, 3, 2, 2)
+    k, value = ((x @ v[name]).reshape(n, t, 3, 2) for name in ("k", "v"))
+    weights = jax.nn.softmax(jnp.einsum("ntkgd,nskd->nkgts", q, k))
+    out = jnp.einsum("nkgts,nskd->ntkgd", weights, value).reshape(n, t, -1)
+    return jnp.tanh(out @ v["o"]) @ v["c"]
+
+
+@pytest.mark.parametrize("fn", [grouped_convolution, grouped_queries])
+def test_what_is_tied_to_the_last_unit_of_a_group_stays_as_it_is_pruned_again(fn, tmp_path):
+    shapes = {"a": (3, 8), "k": (3, 3, 2, 12), "b": (12, 5), "c": (5, 2)}
+    image = (2, 4, 4, 3)
+    if fn is grouped_queries:
+        shapes = {"q": (4, 12), "k": (4, 6), "v": (4, 6), "o": (12, 5), "c": (5, 2)}
+        image = (2, 3, 4)
+    rng = np.random.default_rng(0)
+    variables = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    x = jnp.asarray(rng.normal(size=image))
+    graph = trace(fn, variables, x)
+    tied, free = graph.names
+    for kept in (2, 1):  # two are still a group; to one of them no other may come
+        masks = graph.full_masks() | {tied: np.arange(graph.groups[tied].size) < kept}
+        first = graph.slice(variables, masks)
+        again = trace(first.wrap(fn), first.variables, x)
+        assert again.names == ((tied, free) if kept == 2 else (free,))
+        second = assert_laws(again, first.wrap(fn), first.variables, x, seed=kept)
+    near(second.cut(variables), second.variables, 0)
+
+    # A third time, and from a file.
+    second = again.slice(first.variables, again.masks({free: [1, 3]}))
+    save(tmp_path / "twice", second)
+    for pruned in (second, load(tmp_path / "twice")):
+        third = trace(pruned.wrap(fn), pruned.variables, x)
+        assert third.names == (free,)
+    assert_laws(third, pruned.wrap(fn), pruned.variables, x, seed=3)
+
+
+def test_pruned_again_without_the_normalisation_that_was_opened_at_first():
+    def fn(v, x):
+        h = x @ v["a"]
+        h = h / jnp.sqrt(jnp.mean(h * h, -1, keepdims=True))
+        return jnp.tanh(h @ v["b"]) @ v["c"]
+
+    variables = {"a": jnp.ones((3, 6)), "b": jnp.ones((6, 4)), "c": jnp.ones((4, 2))}
+    variables = jax.tree.map(lambda v: v + 0.1 * jnp.arange(v.size).reshape(v.shape), variables)
+    x = jnp.ones((2, 3))
+    first = trace(fn, variables, x, allow_inexact=True)
+    pruned = first.slice(variables, first.masks({"a": [0, 1]}))
+    again = trace(pruned.wrap(fn), pruned.variables, x)
+    assert again.names == ("b[1]",)
+    assert_laws(again, pruned.wrap(fn), pruned.variables, x)
 
 
 def test_slices_that_are_refused():
