@@ -15,6 +15,7 @@ from jaxprune.graph import paths
 from jaxprune.graph.arguments import require_shapes
 from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.cut import cut
+from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
 from jaxprune.graph.latency import LatencyCheck
 from jaxprune.graph.reading import Reading, State, read, state_outputs
@@ -98,31 +99,16 @@ class Pruned:
         """Cuts whatever follows the weights: optimizer state, averages, statistics.
 
         A leaf whose path ends with a variable's path (its collection may be missing) and that has
-        the variable's shape before pruning is cut as the variable is; all other leaves pass.
+        the variable's shape before pruning is cut as the variable is; all other leaves pass. So are
+        the states of the optimizers of optax, in trees of any library and in `nnx.state`; those of
+        lbfgs and galore, which are of no single channel, are refused, and adafactor's where it
+        would choose other axes. Of `keras_optimizer.variables` come arrays in the same order.
 
         Raises:
-          ValueError: a leaf at a variable's path with another shape.
+          ValueError: a leaf at a variable's path with another shape, or a tree in which nothing is
+            at a variable's path.
         """
-
-        return jax.tree_util.tree_map_with_path(
-            lambda key_path, leaf: cut(leaf, self._cut_of(paths.name(key_path), leaf)), tree
-        )
-
-    def _cut_of(self, name: str, leaf: Any) -> dict[int, np.ndarray]:
-        variable = self._variable_at(name)
-        if variable is None or not hasattr(leaf, "shape"):
-            return {}
-        shape = tuple(leaf.shape)
-        for source in ({}, self.before):
-            if shape == self._shape_after(variable, source):
-                return self._relative(variable, source)
-        if shape == ():
-            return {}
-        raise ValueError(
-            f"{name} has shape {shape}, but the variable {variable} had "
-            f"{self._shape_after(variable, self.before)} before pruning; only a tree of the "
-            "unpruned network can be cut"
-        )
+        return follow(tree, [self._whole({}), self._whole(self.before)])
 
     def cut_state(self, out: Any) -> Any:
         """Cuts in an output of the unpruned `fn` what holds new values of variables."""
@@ -154,20 +140,6 @@ class Pruned:
         """Per cut axis of a variable, the kept positions in the first network."""
         return _axes_of(path, self.indices, self.dense)
 
-    def _variable_at(self, name: str) -> str | None:
-        by_suffix: dict[str, str] = {}
-        for path in sorted(self.dense, key=lambda p: not p.startswith("params/")):
-            if "/" in path:
-                by_suffix.setdefault(path.partition("/")[2], path)
-        parts = name.split("/")
-        for i in range(len(parts)):
-            suffix = "/".join(parts[i:])
-            if suffix in self.dense:
-                return suffix
-            if suffix in by_suffix:
-                return by_suffix[suffix]
-        return None
-
     def _shape_after(self, path: str, indices: Mapping[str, np.ndarray]) -> tuple[int, ...]:
         shape = list(self.dense[path][0])
         for axis, kept in _axes_of(path, indices, self.dense).items():
@@ -179,6 +151,13 @@ class Pruned:
         return {
             axis: np.searchsorted(earlier[axis], kept) if axis in earlier else kept
             for axis, kept in self.positions(path).items()
+        }
+
+    def _whole(self, source: Mapping[str, np.ndarray]) -> dict[str, Whole]:
+        """The variables of the network that has the positions of `source`, and what stays of it."""
+        return {
+            path: Whole(self._shape_after(path, source), self._relative(path, source))
+            for path in self.dense
         }
 
 
