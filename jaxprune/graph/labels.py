@@ -70,6 +70,8 @@ class Channels:
         self.count = 0
         self._ties: list[tuple[Ids, Ids]] = []
         self._fixed: list[tuple[Ids, Reason]] = []
+        self._roots: Ids = np.empty(0, int)  # of the first ids, by the first ties
+        self._rooted = 0  # how many ties that are
 
     def new(self, *shape: int) -> Ids:
         """Fresh ids in an array of `shape`."""
@@ -86,6 +88,9 @@ class Channels:
         """Takes back every birth, tie and fixing since `mark`."""
         self.count, ties, fixed = mark
         del self._ties[ties:], self._fixed[fixed:]
+        if self._rooted > ties:
+            self._roots, self._rooted = self._roots[:0], 0
+        self._roots = self._roots[: self.count]
 
     def tie(self, a: Ids, b: Ids) -> None:
         """Ties ids element by element: they stay or fall together."""
@@ -103,9 +108,14 @@ class Channels:
         """Fixes ids: they are never pruned. `reason` says what forbids it."""
         self._fixed.append((np.unique(ids), reason))
 
-    def fixed(self, ids: Ids) -> bool:
-        """Whether any of these very ids is fixed already, ties aside."""
-        return any(np.isin(ids, stuck).any() for stuck, _ in self._fixed)
+    def reach(self, ids: Ids) -> int:
+        """How many channels stay or fall with these so far; 0 where any of them is fixed."""
+        roots = self.roots()
+        held = np.unique(roots[ids])
+        stuck = [roots[ids] for ids, _ in self._fixed]
+        if stuck and np.isin(held, np.concatenate(stuck)).any():
+            return 0
+        return int(np.bincount(roots)[held].sum())
 
     def reason_since(self, mark: tuple[int, int, int], ids: Ids) -> Reason | None:
         """The first reason since `mark` that fixes any of these very ids."""
@@ -113,13 +123,24 @@ class Channels:
         return next((why for stuck, why in later if np.isin(ids, stuck).any()), None)
 
     def roots(self) -> np.ndarray:
-        """For every id the number of its class of tied ids, int (count,)."""
-        if not self._ties:
-            return np.arange(self.count)
-        a = np.concatenate([t[0] for t in self._ties])
-        b = np.concatenate([t[1] for t in self._ties])
-        edges = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
-        return connected_components(edges, directed=False)[1]
+        """For every id one that stands for all those that it is tied to, int (count,)."""
+        roots = np.concatenate([self._roots, np.arange(len(self._roots), self.count)])
+        ties = self._ties[self._rooted :]
+        if ties:
+            a, b = (roots[np.concatenate(side)] for side in zip(*ties, strict=True))
+            a, b = a[a != b], b[a != b]
+            touched = np.zeros(self.count, bool)
+            touched[a] = touched[b] = True
+            nodes, number = np.flatnonzero(touched), np.cumsum(touched) - 1
+            ends = number[a], number[b]
+            edges = coo_array((np.ones(len(a), np.int8), ends), shape=(len(nodes),) * 2)
+            classes = connected_components(edges, directed=False)[1]
+            _, first = np.unique(classes, return_index=True)
+            renamed = np.arange(self.count)
+            renamed[nodes] = nodes[first[classes]]
+            roots = renamed[roots]
+        self._roots, self._rooted = roots, len(self._ties)
+        return roots
 
     def fixed_classes(self, roots: np.ndarray) -> dict[int, Reason]:
         """The fixed classes, each with the first reason that was given."""

@@ -272,6 +272,16 @@ def three_dimensional(b, x):
     return y.max(1)
 
 
+def blurred(b, x):
+    """One filter for all channels."""
+    line = jnp.array([0.25, 0.5, 0.25])
+    kernel = jnp.repeat(jnp.outer(line, line)[:, :, None, None], x.shape[-1], -1)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME",
+        dimension_numbers=DIMENSIONS, feature_group_count=x.shape[-1],
+    )  # fmt: skip
+
+
 def inception(b, x):
     return jnp.concatenate([b.conv(x, 2, size=1), jnp.tanh(b.conv(x, 4)), max_pool(b, x)], -1)
 
@@ -337,6 +347,49 @@ def fused_heads(b, x):
     weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", qkv[:, :, 0], qkv[:, :, 1]))
     out = jnp.einsum("nhqk,nkhd->nqhd", weights, qkv[:, :, 2]).reshape(n, h * w, 8)
     return x + b.dense(out, c).reshape(x.shape)
+
+
+def flat_heads(b, x, queries, keys, mixed):
+    """Flat kernels cut into heads of width 3; `mixed(q, k, v)` has axes (n, tokens, heads, d)."""
+    n, h, w, c = x.shape
+    y = x.reshape(n, h * w, c)
+    q, k, v = (b.dense(y, 3 * m).reshape(n, h * w, m, 3) for m in (queries, keys, keys))
+    return x + b.dense(mixed(q, k, v).reshape(n, h * w, 3 * queries), c).reshape(x.shape)
+
+
+def grouped_heads(b, x):
+    def mixed(q, k, v):
+        k, v = jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2)
+        weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", q, k))
+        return jnp.einsum("nhqk,nkhd->nqhd", weights, v)
+
+    return flat_heads(b, x, 4, 2, mixed)
+
+
+def grouped_heads_first(b, x):
+    def mixed(q, k, v):
+        q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
+        k, v = (jnp.repeat(y, 2, 1) for y in (k, v))
+        return (jax.nn.softmax(q @ k.swapaxes(2, 3)) @ v).swapaxes(1, 2)
+
+    return flat_heads(b, x, 4, 2, mixed)
+
+
+def one_key_head(b, x):
+    def mixed(q, k, v):
+        weights = jax.nn.softmax(jnp.einsum("nqhd,nkd->nhqk", q, k[:, :, 0]))
+        return jnp.einsum("nhqk,nkd->nqhd", weights, v[:, :, 0])
+
+    return flat_heads(b, x, 2, 1, mixed)
+
+
+def scaled_heads(b, x):
+    def mixed(q, k, v):
+        weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", q, k))
+        weights = jnp.einsum("...hqk,h->...hqk", weights, jnp.ones(q.shape[2]))
+        return jnp.einsum("nhqk,nkhd->nqhd", weights, v)
+
+    return flat_heads(b, x, 2, 2, mixed)
 
 
 def class_token(b, x):
@@ -472,6 +525,7 @@ RESHAPES = {
     "interleaved": interleaved,
     "fourier": fourier,
     "along_time": along_time,
+    "summed": lambda b, x: x * jnp.tanh(jnp.sin(x) @ jnp.ones((x.shape[-1],) * 2)),
     "turned": lambda b, x: x + jnp.flip(jnp.sin(x), (1, -1)),
     "sorted": lambda b, x: jnp.sort(x, -1),
 }
@@ -485,6 +539,7 @@ STRUCTURES = {
     "transposed": transposed,
     "one_dimensional": one_dimensional,
     "three_dimensional": three_dimensional,
+    "blurred": blurred,
     "inception": inception,
     "u_net": u_net,
     "pyramid": pyramid,
@@ -494,6 +549,10 @@ STRUCTURES = {
     "rms_norm": rms_norm,
     "heads": heads,
     "fused_heads": fused_heads,
+    "grouped_heads": grouped_heads,
+    "grouped_heads_first": grouped_heads_first,
+    "one_key_head": one_key_head,
+    "scaled_heads": scaled_heads,
     "class_token": class_token,
     "scanned_layers": scanned_layers,
     "recurrent": recurrent,

@@ -67,6 +67,33 @@ def headed(v, x):
     return jnp.einsum("nhqk,nkhd->nqhd", weights, w).reshape(2, 6, 8) @ v["b"]
 
 
+def grouped(v, x):
+    q, k, w = ((x @ v[name]).reshape(2, 6, -1, 2) for name in "qkw")
+    k, w = jnp.repeat(k, 2, 2), jnp.repeat(w, 2, 2)
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", q, k))
+    return jnp.einsum("nhqk,nkhd->nqhd", weights, w).reshape(2, 6, 8) @ v["b"]
+
+
+def single(v, x):
+    q, k, w = (x @ v["q"]).reshape(2, 6, 4, 2), x @ v["k"], x @ v["w"]
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkd->nhqk", q, k))
+    weights = jnp.einsum("...hqk,h->...hqk", weights, jnp.ones(4))
+    return jnp.einsum("nhqk,nkd->nqhd", weights, w).reshape(2, 6, 8) @ v["b"]
+
+
+def blurred(v, x):
+    kernel = jnp.repeat(jnp.ones((2, 2, 1, 1)) / 4, 4, -1)
+    h = lax.conv_general_dilated(
+        jnp.cos(x @ v["a"]), kernel, (1, 1), "SAME",
+        dimension_numbers=DIMENSIONS, feature_group_count=4,
+    )  # fmt: skip
+    return jnp.cos(h) @ v["b"]
+
+
+def summed(v, x):
+    return jnp.tanh(x @ v["a"]) @ jnp.ones((4, 3))
+
+
 def pixels(v, x):
     h = (x @ v["a"]).reshape(2, 4, 4, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
     return jnp.cos(h.reshape(2, 8, 8, 3)) @ v["b"]
@@ -123,6 +150,21 @@ HAND = {
         {"a[1]": lambda u: {("a", 1): [8 * p + 4 * u + d for p in range(3) for d in range(4)],
                             ("b", 0): [4 * u + d for d in range(4)]}},
     ),
+    "grouped": (
+        grouped, TOKENS, {"q": (5, 8), "k": (5, 4), "w": (5, 4), "b": (8, 2)},
+        {"q[1]": lambda u: {("q", 1): [4 * u + d for d in range(4)],
+                            ("k", 1): [2 * u, 2 * u + 1], ("w", 1): [2 * u, 2 * u + 1],
+                            ("b", 0): [4 * u + d for d in range(4)]}},
+    ),
+    "single": (
+        single, TOKENS, {"q": (5, 8), "k": (5, 2), "w": (5, 2), "b": (8, 2)},
+        {"q[1]": lambda u: {("q", 1): [2 * u, 2 * u + 1], ("b", 0): [2 * u, 2 * u + 1]}},
+    ),
+    "blurred": (
+        blurred, IMAGES, {"a": (2, 4), "b": (4, 3)},
+        {"a[1]": lambda u: {("a", 1): u, ("b", 0): u}},
+    ),
+    "summed": (summed, TOKENS, {"a": (5, 4)}, {"a[1]": lambda u: {("a", 1): u}}),
     "pixels": (
         pixels, IMAGES, {"a": (2, 12), "b": (3, 2)},
         {"a[1]": lambda u: {("a", 1): [3 * p + u for p in range(4)], ("b", 0): u}},

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxprune.graph.labels import Keep, Labels
+from jaxprune.graph.labels import Ids, Keep, Labels
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule, bind, emit_as_is
 from jaxprune.graph.rules.unknown import fix_all
 
@@ -33,7 +34,6 @@ def conv_general_dilated(equation: Equation) -> Relation:
     slides = equation.reason("a window slides along this axis")
     lhs = channels.fix_axes(channels.singles(equation.ins[0], lhs_window), lhs_window, slides)
     rhs = channels.fix_axes(channels.singles(equation.ins[1], rhs_window), rhs_window, slides)
-    lhs, rhs = _dense_free(lhs), _dense_free(rhs)
 
     groups = p["feature_group_count"]
     reads: tuple[Read, ...] = ()
@@ -43,11 +43,9 @@ def conv_general_dilated(equation: Equation) -> Relation:
     else:
         lhs, rhs = _tie_blocks(equation, lhs, rhs, groups)
 
-    tracked = {}
-    if (lhs_n,) in lhs.tracked:
-        tracked[(out_n,)] = lhs.tracked[(lhs_n,)]
-    if (rhs_o,) in rhs.tracked:
-        tracked[(out_c,)] = rhs.tracked[(rhs_o,)]
+    n = lhs.without({*range(len(lhs_window) + 2)} - {lhs_n}).renumbered({lhs_n: out_n})
+    c = rhs.without({*range(len(rhs_window) + 2)} - {rhs_o}).renumbered({rhs_o: out_c})
+    out = Labels({**n.tracked, **c.tracked}, n.free | c.free)
     out_shape = equation.out_shapes[0]
     work = (
         out_shape[out_n] * math.prod(out_shape[a] for a in out_window),
@@ -55,7 +53,7 @@ def conv_general_dilated(equation: Equation) -> Relation:
         rhs.extent(rhs_i, rhs_shape[rhs_i]),
         rhs.extent(rhs_o, rhs_shape[rhs_o]),
     )
-    return Relation((lhs, rhs), (Labels(tracked),), reads, ({lhs_n: out_n}, {rhs_o: out_c}), work)
+    return Relation((lhs, rhs), (out,), reads, ({lhs_n: out_n}, {rhs_o: out_c}), work)
 
 
 def _tie_blocks(equation: Equation, lhs: Labels, rhs: Labels, groups: int) -> tuple[Labels, Labels]:
@@ -64,6 +62,13 @@ def _tie_blocks(equation: Equation, lhs: Labels, rhs: Labels, groups: int) -> tu
     rhs_o, rhs_i, *_ = equation.params["dimension_numbers"].rhs_spec
     rhs = channels.fix_axes(rhs, (rhs_i,), equation.reason("inputs inside one convolution group"))
     ids_in, ids_out = lhs.tracked.get((lhs_c,)), rhs.tracked.get((rhs_o,))
+    lhs_shape, rhs_shape = equation.in_shapes
+    if ids_in is not None and rhs_o in rhs.free:  # one filter for all channels (a blur)
+        ids_out = np.repeat(ids_in.reshape(groups, -1)[:, 0], rhs_shape[rhs_o] // groups)
+        rhs = _carrying(rhs, rhs_o, ids_out)
+    elif ids_out is not None and lhs_c in lhs.free:
+        ids_in = np.repeat(ids_out.reshape(groups, -1)[:, 0], lhs_shape[lhs_c] // groups)
+        lhs = _carrying(lhs, lhs_c, ids_in)
     if ids_in is None or ids_out is None:
         reason = equation.reason("a grouped convolution of channels that keep their number")
         return (
@@ -97,9 +102,9 @@ def dot_general(equation: Equation) -> Relation:
     lhs, rhs = equation.ins
     for a, b in zip(lhs_b, rhs_b, strict=True):
         lhs, rhs = _along(equation, lhs, a, rhs, b), _along(equation, rhs, b, lhs, a)
-    lhs = _dense_free(channels.singles(lhs, (*lhs_c, *lhs_b)))
-    rhs = _dense_free(channels.singles(rhs, (*rhs_c, *rhs_b)))
-    (lhs, rhs), _ = _contract(equation, (lhs, rhs), (lhs_b, rhs_b))
+    lhs = channels.singles(lhs, (*lhs_c, *lhs_b))
+    rhs = channels.singles(rhs, (*rhs_c, *rhs_b))
+    (lhs, rhs), _ = _contract(equation, (lhs, rhs), (lhs_b, rhs_b), summed=False)
     (lhs, rhs), contracted = _contract(equation, (lhs, rhs), (lhs_c, rhs_c))
     reads = ()
     if contracted:
@@ -113,21 +118,20 @@ def dot_general(equation: Equation) -> Relation:
     rhs_free = [a for a in range(len(rhs_shape)) if a not in (*rhs_c, *rhs_b)]
     lhs_to_out = {a: i for i, a in enumerate((*lhs_b, *lhs_free))}
     rhs_to_out = {a: len(lhs_to_out) + i for i, a in enumerate(rhs_free)}
-    out = {
-        **lhs.without(lhs_c).renumbered(lhs_to_out).tracked,
-        **rhs.without((*rhs_c, *rhs_b)).renumbered(rhs_to_out).tracked,
-    }
+    left = lhs.without(lhs_c).renumbered(lhs_to_out)
+    right = rhs.without((*rhs_c, *rhs_b)).renumbered(rhs_to_out)
+    out = Labels({**left.tracked, **right.tracked}, left.free | right.free)
     work = (
         *(lhs.extent(a, n) for a, n in enumerate(lhs_shape)),
         *(rhs.extent(a, rhs_shape[a]) for a in rhs_free),
     )
     rhs_writes = {**dict(zip(rhs_b, range(len(rhs_b)), strict=True)), **rhs_to_out}
-    return Relation((lhs, rhs), (Labels(out),), reads, (lhs_to_out, rhs_writes), work)
+    return Relation((lhs, rhs), (out,), reads, (lhs_to_out, rhs_writes), work)
 
 
 def _along(equation: Equation, labels: Labels, axis: int, other: Labels, other_axis: int) -> Labels:
-    """Brings a joint tuple to a batch axis along which the other operand has channels (heads)."""
-    if any(other_axis in axes for axes in other.tracked):
+    """Brings a joint tuple to a batch axis along which the other can have channels (heads)."""
+    if other_axis in other.free or any(other_axis in axes for axes in other.tracked):
         for held in labels.joint:
             if axis in held:
                 return equation.channels.split(labels, held, axis)
@@ -135,9 +139,15 @@ def _along(equation: Equation, labels: Labels, axis: int, other: Labels, other_a
 
 
 def _contract(
-    equation: Equation, operands: tuple[Labels, Labels], axes: Sequence[Sequence[int]]
+    equation: Equation,
+    operands: tuple[Labels, Labels],
+    axes: Sequence[Sequence[int]],
+    summed: bool = True,
 ) -> tuple[tuple[Labels, Labels], list[int]]:
-    """Ties the paired axes of two operands; a pair with an untracked side is fixed.
+    """Ties the paired axes of two operands; a pair with a side that keeps its size is fixed.
+
+    A free side is as wide as the other: the sum of n channels times one number. Where both are
+    free, a sum needs to know how many there are; what is not summed stays free.
 
     Returns the labels, and which pairs carry channels.
     """
@@ -145,18 +155,23 @@ def _contract(
     tied = []
     for i, (a, b) in enumerate(zip(*axes, strict=True)):
         left, right = lhs.tracked.get((a,)), rhs.tracked.get((b,))
+        if left is not None and b in rhs.free:
+            rhs, right = _carrying(rhs, b, left), left
+        elif right is not None and a in lhs.free:
+            lhs, left = _carrying(lhs, a, right), right
         if left is not None and right is not None:
             equation.channels.tie(left, right)
             tied.append(i)
-        else:
+        elif summed or a not in lhs.free or b not in rhs.free:
             reason = equation.reason("contracted with an axis that keeps its size")
             lhs = equation.channels.fix_axes(lhs, (a,), reason)
             rhs = equation.channels.fix_axes(rhs, (b,), reason)
     return (lhs, rhs), tied
 
 
-def _dense_free(labels: Labels) -> Labels:
-    return Labels(labels.tracked)
+def _carrying(labels: Labels, axis: int, ids: Ids) -> Labels:
+    """The labels with ids along an axis that was free."""
+    return Labels({**labels.tracked, (axis,): ids}, labels.free - {axis})
 
 
 CONTRACTIONS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -53,11 +53,9 @@ def reshape(equation: Equation) -> Relation:
     shape, out_shape = equation.in_shapes[0], equation.out_shapes[0]
     if equation.params.get("dimensions") is not None or 0 in shape:
         return fix_all(equation)
-    labels = equation.ins[0]
-    runs = list(_runs(shape, out_shape))
-    alone = {run[0]: out_run[0] for run, out_run in runs if len(run) == len(out_run) == 1}
+    labels, runs = _hold_joints(equation, equation.ins[0], list(_runs(shape, out_shape)))
+    alone = _alone(runs)
     changed = {a for run, _ in runs for a in run if a not in alone}
-    labels = _part_joints(equation, labels, [run for run, _ in runs], alone)
     moved = labels.without(a for axes in labels.tracked if changed & set(axes) for a in axes)
     out = Labels(moved.tracked, labels.free & alone.keys()).renumbered(alone)
     tracked, free = dict(out.tracked), set(out.free)
@@ -77,7 +75,11 @@ def reshape(equation: Equation) -> Relation:
     return Relation((labels,), (Labels(tracked, frozenset(free)),))
 
 
-def _runs(shape: Shape, out_shape: Shape) -> Iterator[tuple[list[int], list[int]]]:
+Run = tuple[list[int], list[int]]
+"""Axes of the operand and axes of the result with the same entries in the same order."""
+
+
+def _runs(shape: Shape, out_shape: Shape) -> Iterator[Run]:
     """Pairs of runs of axes with equal size; axes of size 1 belong to none."""
     left = [a for a, n in enumerate(shape) if n != 1]
     right = [a for a, n in enumerate(out_shape) if n != 1]
@@ -93,31 +95,57 @@ def _runs(shape: Shape, out_shape: Shape) -> Iterator[tuple[list[int], list[int]
         yield axes, out_axes
 
 
-def _part_joints(
-    equation: Equation, labels: Labels, runs: Sequence[list[int]], alone: Container[int]
-) -> Labels:
-    """Parts joint tuples that are not a contiguous piece of one run of axes.
+def _alone(runs: Sequence[Run]) -> dict[int, int]:
+    """The axes that stay as they are, and where each of them is in the result."""
+    return {run[0]: out_run[0] for run, out_run in runs if len(run) == len(out_run) == 1}
 
-    Of their axes one stays that the reshape leaves alone, if there is one: in a pixel shuffle the
-    channels, not the places within a pixel.
+
+def _hold_joints(equation: Equation, labels: Labels, runs: list[Run]) -> tuple[Labels, list[Run]]:
+    """Brings joint tuples and runs together, so that each tuple lies in one run.
+
+    A tuple may be a piece of a run, or all of several, which become one; free axes may belong to
+    it. Example: `f32[2,r,7,4] → f32[2·r,7,4]` repeats two key heads; the channels on axes (0, 3)
+    are in the run (0, 1, 3), and on all of it. A tuple that fits no such run is parted. Of its axes
+    one stays that the reshape leaves alone, if there is one: in a pixel shuffle the channels, not
+    the places within a pixel.
     """
+    alone = _alone(runs)
     for held in labels.joint:
         if all(a in alone for a in held):
             continue
-        run = next(run for run in runs if set(run) & set(held))
-        places = [run.index(a) for a in held if a in run]
-        if places != list(range(places[0], places[0] + len(held))):
-            stays = next((a for a in held if a in alone), run[places[0]])
+        spanned = [run for run in runs if set(run[0]) & set(held)]
+        axes, out_axes = (
+            [a for part in parts for a in part] for parts in zip(*spanned, strict=True)
+        )
+        piece = axes if len(spanned) > 1 else [a for a in axes if held[0] <= a <= held[-1]]
+        if {*held, *labels.free}.issuperset(piece):
+            labels = _widened(labels, held, tuple(piece), equation.in_shapes[0])
+            at = runs.index(spanned[0])
+            runs = [run for run in runs if run not in spanned]
+            runs.insert(at, (axes, out_axes))
+        else:
+            stays = next((a for a in held if a in alone), next(a for a in axes if a in held))
             labels = equation.channels.split(labels, held, stays)
-    return labels
+    return labels, runs
+
+
+def _widened(labels: Labels, held: Axes, whole: Axes, shape: Shape) -> Labels:
+    """A joint tuple with the free axes in its midst."""
+    ids = labels.tracked[held].reshape([shape[a] if a in held else 1 for a in whole])
+    tracked = {a: i for a, i in labels.tracked.items() if a != held}
+    ids = np.broadcast_to(ids, [shape[a] for a in whole])
+    return Labels({**tracked, whole: ids}, labels.free - {*whole})
 
 
 def _one_tuple(equation: Equation, labels: Labels, axes: list[int]) -> Labels:
     """Leaves at most one tracked tuple inside a run of axes."""
     channels = equation.channels
     held = [a for a in labels.tracked if set(a) & set(axes)]
-    # What is fixed anyway gives way, then the shorter axis: a kernel's taps rather than its inputs.
-    held.sort(key=lambda a: (not channels.fixed(labels.tracked[a]), labels.tracked[a].size))
+    if len(held) < 2:
+        return labels
+    # What is fixed anyway gives way, then what has fewer channels tied to it: a kernel's taps, not
+    # its inputs; the width of the one value head, not the heads of a flat query kernel.
+    held.sort(key=lambda a: channels.reach(labels.tracked[a]))
     for extra in held[:-1]:
         labels = channels.fix_axes(
             labels, extra, equation.reason("merges two channel axes into one")
@@ -131,6 +159,9 @@ def _reshape_ids(
     spread = ids.reshape([shape[a] if a in held else 1 for a in axes])
     spread = np.broadcast_to(spread, [shape[a] for a in axes])
     spread = spread.reshape([out_shape[a] for a in out_axes])
+    between = set(range(out_axes[0], out_axes[-1])).difference(out_axes)
+    if any(out_shape[a] > 1 for a in between):  # physically still one axis, before those
+        return {tuple(out_axes): spread}
     varying = [
         i for i in range(len(out_axes)) if not np.array_equal(spread, _repeat_first(spread, i))
     ]
@@ -239,18 +270,24 @@ def unstack(equation: Equation) -> Relation:
 
 def tile(equation: Equation) -> Relation:
     """Repeats the operand `reps` times along each axis, and its ids with it. Fields: reps."""
-    labels, reps = equation.channels.singles(equation.ins[0]), equation.params["reps"]
-    tracked = {axes: np.tile(ids, reps[axes[0]]) for axes, ids in labels.tracked.items()}
+    labels, reps = equation.ins[0], equation.params["reps"]
+    tracked = {axes: np.tile(ids, [reps[a] for a in axes]) for axes, ids in labels.tracked.items()}
     shape = equation.in_shapes[0]
     grown = {a for a, n in enumerate(shape) if n == 1 and reps[a] > 1}
     return Relation((labels,), (Labels(tracked, labels.free | grown),))
 
 
 def emit_tile(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """Nothing repeats along a free axis."""
-    free = relation.outs[0].free
-    reps = tuple(1 if a in free else n for a, n in enumerate(eqn.params["reps"]))
-    return bind(eqn, values, reps=reps)
+    """Nothing repeats along a free axis; the kept channels of a joint tuple are taken anew."""
+    (labels,), (out,), (value,), reps = relation.ins, relation.outs, values, eqn.params["reps"]
+    places = layout(labels, len(reps))
+    for place, axes in enumerate(places):
+        if len(axes) > 1 and any(reps[a] > 1 for a in axes):
+            mask = keep(labels.tracked[axes])
+            rank = np.tile(np.cumsum(mask).reshape(mask.shape) - 1, [reps[a] for a in axes])
+            value = jnp.take(value, rank[keep(out.tracked[axes])], axis=place)
+    done = {*out.free, *(a for axes in labels.joint for a in axes)}
+    return bind(eqn, [value], reps=tuple(1 if a in done else reps[a] for a, *_ in places))
 
 
 def slice_(equation: Equation) -> Relation:
