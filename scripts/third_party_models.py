@@ -1,12 +1,14 @@
 """Models by others, cut at random to half of each group's units: does every one slice and run?
 
-    pip install keras dm-haiku equinox flaxmodels equimo
+    pip install keras dm-haiku equinox flaxmodels equimo "transformers<5" nanodl
     python scripts/third_party_models.py --out third_party.json
 
 Each model, with random weights and in evaluation mode, is traced, and the network sliced compared
-to the masked one on a random image. A model whose package is not installed is skipped, one
+to the masked one on a random input. A model whose package is not installed is skipped, one
 that the output file holds already is not run again; the table is printed in Markdown. `--only`
-takes glob patterns of names, such as `keras/*`.
+takes glob patterns of names, such as `keras/*`; `--laws` holds the laws on each as well, gradients
+included, and prints what is fixed in it and why. Those of transformers (version 4 is the last
+with Flax) and nanodl are built with few and narrow layers.
 """
 
 from __future__ import annotations
@@ -32,8 +34,16 @@ import numpy as np
 import jaxprune as jp
 from jaxprune.graph.compiled import quick_options
 
-Built = tuple[Callable[..., Any], Any, tuple[int, ...]]
-"""A function, its variables and the shape of its input."""
+Built = tuple[Callable[..., Any], Any, Any]
+"""A function, its variables and the structs of its input."""
+
+
+def image(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def tokens(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
 def keras_model(name: str, size: int = 96) -> Built:
@@ -41,7 +51,7 @@ def keras_model(name: str, size: int = 96) -> Built:
     model = getattr(applications, name)(
         weights=None, input_shape=(size, size, 3), classifier_activation=None
     )
-    return *jp.functional(model), (1, size, size, 3)
+    return *jp.functional(model), image(1, size, size, 3)
 
 
 def haiku_model(name: str, size: int = 96) -> Built:
@@ -51,31 +61,60 @@ def haiku_model(name: str, size: int = 96) -> Built:
         return getattr(hk.nets, name)(num_classes=1000)(x, is_training)
 
     transformed = hk.transform_with_state(forward)
-    shape = (1, size, size, 3)
+    inputs = image(1, size, size, 3)
     initial = functools.partial(transformed.init, is_training=True)
-    return *jp.functional(transformed, drawn(initial, shape)), shape
+    return *jp.functional(transformed, drawn(initial, inputs)), inputs
 
 
 def flaxmodels_model(name: str, size: int = 96) -> Built:
     model = getattr(importlib.import_module("flaxmodels"), name)(
         output="logits", pretrained=None, normalize=False
     )
-    shape = (1, size, size, 3)
-    fn, variables = jp.functional(model, drawn(functools.partial(model.init, train=False), shape))
-    return functools.partial(fn, train=False), variables, shape
+    inputs = image(1, size, size, 3)
+    fn, variables = jp.functional(model, drawn(functools.partial(model.init, train=False), inputs))
+    return functools.partial(fn, train=False), variables, inputs
 
 
-def drawn(init: Callable[..., Any], shape: tuple[int, ...], seed: int = 0) -> Any:
+def transformers_model(name: str, config: str, inputs: dict[str, Any], **fields: Any) -> Built:
+    package = importlib.import_module("transformers")
+    try:
+        build = getattr(package, f"Flax{name}")
+    except AttributeError as error:
+        raise ImportError(f"transformers {package.__version__} has no Flax{name}") from error
+    model = build(getattr(package, f"{config}Config")(**fields), _do_init=False)
+    # Without a key and an example: the shapes of `init_weights` do not depend on the inputs.
+    variables = drawn(lambda key: model.init_weights(key, model.input_shape))
+
+    def fn(variables: Any, inputs: dict[str, jax.Array]) -> jax.Array:
+        out = model(**inputs, params=variables, train=False)
+        return out["logits_per_image" if "logits_per_image" in out else "logits"]
+
+    return fn, variables, inputs
+
+
+def nanodl_model(name: str, *inputs: Any, **fields: Any) -> Built:
+    module = getattr(importlib.import_module("nanodl"), name)(**fields)
+
+    def initial(key: jax.Array, *inputs: jax.Array) -> Any:
+        return module.init({"params": key, "dropout": key}, *inputs)
+
+    fn = module.apply
+    return lambda variables, inputs: fn(variables, *inputs), drawn(initial, *inputs), inputs
+
+
+def drawn(init: Callable[..., Any], *inputs: Any, seed: int = 0) -> Any:
     """Random variables without compiling `init`: vectors, such as variances, are positive."""
     rng = np.random.default_rng(seed)
 
     def draw(struct: Any) -> np.ndarray:
         fan_in = math.prod(struct.shape[:-1])
+        if not jnp.issubdtype(struct.dtype, jnp.floating):
+            return np.zeros(struct.shape, struct.dtype)
         if fan_in == 1:
             return np.asarray(rng.uniform(0.5, 1.5, struct.shape), struct.dtype)
         return np.asarray(rng.normal(size=struct.shape) / math.sqrt(fan_in), struct.dtype)
 
-    structs = jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape))
+    structs = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda struct: jnp.asarray(draw(struct)), structs)
 
 
@@ -87,7 +126,7 @@ def equimo_model(module: str, build: str, size: int = 96, **fields: Any) -> Buil
 def equinox_model(made: Any, size: int, key: bool) -> Built:
     fn, variables = jp.functional(*made) if isinstance(made, tuple) else jp.functional(made)
     keys = {"key": jax.random.key(0)} if key else {}
-    return lambda v, x: fn(v, x, **keys), variables, (3, size, size)
+    return lambda v, x: fn(v, x, **keys), variables, image(3, size, size)
 
 
 _KERAS = """
@@ -107,6 +146,69 @@ _EQUIMO = {
     "iformer_t": ("iformer", "iformer_t"),
 }
 
+_SMALL: dict[str, Any] = {
+    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 32,
+}  # fmt: skip
+_SEQ2SEQ: dict[str, Any] = {
+    "vocab_size": 60, "d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "pad_token_id": 1,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32, "max_position_embeddings": 32, "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}  # fmt: skip
+_VISION: dict[str, Any] = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+_STAGES: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]}
+_TEXT = {"input_ids": tokens(2, 8)}
+_PAIR = {"input_ids": tokens(2, 8), "decoder_input_ids": tokens(2, 6)}
+_SPEECH = {"input_features": image(2, 8, 16), "decoder_input_ids": tokens(2, 6)}
+_PIXELS = {"pixel_values": image(2, 3, 32, 32)}
+_TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "bert": ("BertForMaskedLM", "Bert", _TEXT, _SMALL),
+    "roberta": ("RobertaForMaskedLM", "Roberta", _TEXT, _SMALL),
+    "albert": ("AlbertForMaskedLM", "Albert", _TEXT, _SMALL),
+    "electra": ("ElectraForMaskedLM", "Electra", _TEXT, _SMALL),
+    "roformer": ("RoFormerForMaskedLM", "RoFormer", _TEXT, _SMALL),
+    "distilbert": ("DistilBertForMaskedLM", "DistilBert", _TEXT,
+                   {"vocab_size": 60, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2", _TEXT, _SMALL),
+    "gpt_neo": ("GPTNeoForCausalLM", "GPTNeo", _TEXT,
+                {"vocab_size": 60, "hidden_size": 24, "num_layers": 2, "num_heads": 4,
+                 "attention_types": [[["global", "local"], 1]], "window_size": 4}),
+    "gptj": ("GPTJForCausalLM", "GPTJ", _TEXT, _SMALL | {"rotary_dim": 4}),
+    "bloom": ("BloomForCausalLM", "Bloom", _TEXT, _SMALL),
+    "xglm": ("XGLMForCausalLM", "XGLM", _TEXT,
+             {"vocab_size": 60, "d_model": 24, "num_layers": 2, "attention_heads": 4,
+              "ffn_dim": 32, "max_position_embeddings": 32}),
+    "llama": ("LlamaForCausalLM", "Llama", _TEXT, _SMALL | {"num_key_value_heads": 4}),
+    "llama_grouped": ("LlamaForCausalLM", "Llama", _TEXT, _SMALL | {"num_key_value_heads": 2}),
+    "mistral": ("MistralForCausalLM", "Mistral", _TEXT,
+                _SMALL | {"num_key_value_heads": 2, "sliding_window": 4}),
+    "gemma": ("GemmaForCausalLM", "Gemma", _TEXT,
+              _SMALL | {"num_key_value_heads": 1, "head_dim": 8}),
+    "bart": ("BartForConditionalGeneration", "Bart", _PAIR, _SEQ2SEQ),
+    "marian": ("MarianMTModel", "Marian", _PAIR, _SEQ2SEQ),
+    "pegasus": ("PegasusForConditionalGeneration", "Pegasus", _PAIR, _SEQ2SEQ),
+    "whisper": ("WhisperForConditionalGeneration", "Whisper", _SPEECH, _SEQ2SEQ
+                | {"num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 16}),
+    "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2", {"input_values": image(2, 200)}, _SMALL
+                 | {"conv_dim": [12, 12], "conv_stride": [4, 2], "conv_kernel": [5, 3],
+                    "feat_extract_norm": "layer", "do_stable_layer_norm": True,
+                    "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}),
+    "vit": ("ViTForImageClassification", "ViT", _PIXELS, _VISION),
+    "dinov2": ("Dinov2ForImageClassification", "Dinov2", _PIXELS, _VISION),
+    "resnet": ("ResNetForImageClassification", "ResNet", _PIXELS, _STAGES),
+    "regnet": ("RegNetForImageClassification", "RegNet", _PIXELS, _STAGES | {"groups_width": 4}),
+    "clip": ("CLIPModel", "CLIP", _PIXELS | {"input_ids": tokens(2, 8)},
+             {"text_config": _SMALL | {"eos_token_id": 2}, "vision_config": _VISION}),
+}  # fmt: skip
+_NANODL: dict[str, Any] = {
+    "num_layers": 1, "hidden_dim": 24, "num_heads": 4, "feedforward_dim": 32, "dropout": 0.1,
+    "vocab_size": 60, "embed_dim": 24, "max_length": 8, "start_token": 0, "end_token": 1,
+}  # fmt: skip
+
 MODELS: dict[str, Callable[[], Built]] = {
     **{f"keras/{name}": functools.partial(keras_model, name) for name in _KERAS},
     **{f"haiku/{name}": functools.partial(haiku_model, name) for name in _HAIKU},
@@ -116,19 +218,38 @@ MODELS: dict[str, Callable[[], Built]] = {
     "equimo/vit_tiny": functools.partial(
         equimo_model, "vit", "vit_tiny_patch16_224", img_size=96
     ),
+    **{f"transformers/{name}": functools.partial(transformers_model, flax, config, inputs, **fields)
+       for name, (flax, config, inputs, fields) in _TRANSFORMERS.items()},
+    **{f"nanodl/{name}": functools.partial(nanodl_model, name, *inputs, **_NANODL)
+       for name, inputs in {"LaMDA": [tokens(2, 8)], "T5": [tokens(2, 8), tokens(2, 8)],
+                            "Whisper": [image(2, 8, 24), tokens(2, 8)]}.items()},
+    "nanodl/Mixtral": functools.partial(
+        nanodl_model, "Mixtral", tokens(2, 8), num_groups=2, window_size=4, shift_size=2, **_NANODL
+    ),
+    "nanodl/UNet": functools.partial(
+        nanodl_model, "UNet", image(2, 16, 16, 3), image(2, 1, 1, 1), image_size=(16, 16),
+        widths=[8, 12], block_depth=1, embed_dims=8, embed_min_freq=1.0, embed_max_freq=100.0,
+    ),
 }  # fmt: skip
 
 
-def cut_in_half(name: str, seed: int = 0) -> dict[str, Any]:
+def example(rng: np.random.Generator, struct: jax.ShapeDtypeStruct) -> jax.Array:
+    """A random image, or random tokens that are none of the first, special ones."""
+    if jnp.issubdtype(struct.dtype, jnp.integer):
+        return jnp.asarray(rng.integers(3, 20, struct.shape), struct.dtype)
+    return jnp.asarray(rng.normal(size=struct.shape), struct.dtype)
+
+
+def cut_in_half(name: str, laws: bool = False, seed: int = 0) -> dict[str, Any]:
     """One row of the table.
 
     Raises:
       ImportError: the model's package is not installed.
     """
-    fn, variables, shape = MODELS[name]()
+    fn, variables, inputs = MODELS[name]()
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(functools.partial(seen, rng), variables)
-    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    x = jax.tree.map(functools.partial(example, rng), inputs)
     began = time.perf_counter()
     graph = jp.trace(fn, variables, x)
     traced = time.perf_counter() - began
@@ -143,6 +264,9 @@ def cut_in_half(name: str, seed: int = 0) -> dict[str, Any]:
     masked = jax.jit(graph.masked(fn), compiler_options=quick_options())
     expected = jax.tree.leaves(masked(variables, masks, x))[0]
     before, after = graph.cost(), graph.cost(masks)
+    if laws:
+        print(f"{name}: {graph.check(fn, variables, x)}")
+        print("\n".join(f"  {axis}: {reason}" for axis, reason in graph.fixed.items()), flush=True)
     return {
         "groups": len(graph.groups),
         "prunable": prunable(graph, variables),
@@ -187,13 +311,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cuts models of other packages in half.")
     parser.add_argument("--out", type=Path, default=Path("third_party.json"))
     parser.add_argument("--only", nargs="*", default=["*"])
+    parser.add_argument("--laws", action="store_true", help="gradients too, and what is fixed")
     arguments = parser.parse_args()
     rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in MODELS:
         if name in rows or not any(fnmatch.fnmatch(name, only) for only in arguments.only):
             continue
         try:
-            rows[name] = cut_in_half(name)
+            rows[name] = cut_in_half(name, arguments.laws)
         except ImportError as problem:
             print(f"{name}: skipped, {problem}", flush=True)
             continue
