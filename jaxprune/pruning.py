@@ -55,9 +55,17 @@ def prune(
       there is a warning where that is more than the target allows.
 
     Raises:
+      TypeError: a budget or a key that is none, a function that cannot be traced.
       ValueError: an unknown method, a target that cannot be met, no batches, nothing prunable, NaN
         or infinity in the variables.
     """
+    if not isinstance(budget, (Budget, str, Mapping)):
+        raise TypeError(
+            f"budget={budget!r} is no budget: pass a string such as 'params/8,macs/3', a Budget, "
+            "or the width of every group"
+        )
+    if isinstance(key, int):
+        raise TypeError(f"key={key} is a number: pass jax.random.key({key})")
     chosen = get_method(method) if isinstance(method, str) else method
     budget = Budget(budget) if isinstance(budget, str) else budget
     inputs = inputs_of(first(batches))

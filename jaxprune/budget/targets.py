@@ -67,10 +67,11 @@ class Budget:
             if isinstance(value, str) or value < 1:
                 known = " or 'measured'" if name == "round_to" else ""
                 raise ValueError(f"budget.{name}: {value!r}, must be at least 1{known}")
-        for pattern, (low, high) in self.limits.items():
-            if not 0 <= low <= high <= 1 or high == 0:
+        for pattern, limits in self.limits.items():
+            pair = tuple(limits) if isinstance(limits, (tuple, list)) else ()
+            if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1 or pair[1] == 0:
                 raise ValueError(
-                    f"budget.limits[{pattern!r}]: ({low}, {high}), must be kept fractions with "
+                    f"budget.limits[{pattern!r}]: {limits}, must be two kept fractions with "
                     "0 <= least <= largest <= 1"
                 )
 

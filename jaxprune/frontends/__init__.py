@@ -39,9 +39,11 @@ def functional(module: Any, variables: Any = None) -> tuple[Callable[..., Any], 
       it has in the variables.
 
     Raises:
-      TypeError: a module of no supported kind.
+      TypeError: a module of no supported kind, or the class of one.
       ValueError: a module without its variables, or with variables where it has its own.
     """
+    if isinstance(module, type):
+        raise TypeError(f"functional() takes a module, not the class {module.__name__}: make one")
     for cls in type(module).__mro__:
         for package, frontend in _FRONTENDS.items():
             if f"{cls.__module__}.".startswith(f"{package}."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def functional(transformed: Transformed, variables: Any = None) -> tuple[Callabl
       The function and `{"params": params, "state": state}`.
 
     Raises:
-      ValueError: no variables.
+      ValueError: no variables, or no state.
       TypeError: something else that Haiku made.
     """
     if not isinstance(transformed, Transformed):
@@ -44,18 +45,31 @@ def functional(transformed: Transformed, variables: Any = None) -> tuple[Callabl
     elif stateful and not isinstance(variables, Mapping):
         params, state = variables
         variables = {"params": params, "state": state} if state else {"params": params}
+    elif stateful and "params" not in variables:
+        raise ValueError("functional(transformed, (params, state)) needs the state, too")
+    # As `hk.without_apply_rng` leaves it, `apply` takes no key.
+    keyed = "rng" in inspect.signature(transformed.apply).parameters
 
     def apply(variables: Any, rng: jax.Array | None, *args: Any, **kwargs: Any) -> Any:
+        args = (rng, *args) if keyed else args
         if not stateful:
-            return transformed.apply(variables["params"], rng, *args, **kwargs), {}
+            return transformed.apply(variables["params"], *args, **kwargs), {}
         state = _tied(variables.get("state", {}))
-        return transformed.apply(variables["params"], state, rng, *args, **kwargs)
+        return transformed.apply(variables["params"], state, *args, **kwargs)
 
     def fn(variables: Any, *args: Any, mutable: bool = False, **kwargs: Any) -> Any:
         out, state = apply(variables, None, *args, **kwargs)
         return (out, {"state": state}) if mutable else out
 
-    setattr(fn, MODULE, lambda pruned: _small(transformed, apply, pruned))
+    def small(pruned: Pruned) -> Transformed:
+        made, held = _small(transformed, apply, pruned), 2 if stateful else 1
+        if keyed:
+            return made
+        return made._replace(
+            apply=lambda *args, **kw: made.apply(*args[:held], None, *args[held:], **kw)
+        )
+
+    setattr(fn, MODULE, small)
     return fn, variables
 
 

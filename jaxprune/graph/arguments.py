@@ -45,8 +45,15 @@ def require_groups(groups: Groups, masks: Mapping[str, Any]) -> None:
     """One entry for each group, and none for another.
 
     Raises:
+      TypeError: no mapping.
       ValueError: groups that are unknown or missing.
     """
+    if not isinstance(masks, Mapping):
+        raise TypeError(
+            f"masks are a mapping from group to array, not {type(masks).__name__}: "
+            "masked(fn)(variables, masks, *args), slice(variables, masks); start from "
+            "graph.full_masks()"
+        )
     unknown = [name for name in masks if name not in groups]
     missing = [name for name in groups if name not in masks]
     if unknown or missing:
@@ -70,7 +77,10 @@ def require_binary(groups: Groups, masks: Mapping[str, Any]) -> None:
         if mask.shape != (group.size,):
             raise ValueError(f"the mask of {name} has shape {mask.shape}, not ({group.size},)")
         if not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"the mask of {name} has entries other than 0 and 1")
+            raise ValueError(
+                f"the mask of {name} has entries other than 0 and 1: soft masks are for "
+                "masked(fn); round them, mask > 0.5, to cut"
+            )
         if not mask.any():
             raise ValueError(f"the mask of {name} keeps nothing; each group needs one unit")
 

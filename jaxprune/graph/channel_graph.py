@@ -76,16 +76,22 @@ class ChannelGraph:
         """Masks that drop units by hand: group, or a pattern that names one group → units.
 
         Raises:
-          ValueError: a name that is no group's or several groups', or a unit beyond its size.
+          ValueError: a name that is no group's or several groups', or what is no unit of it.
         """
         masks = self.full_masks()
         for pattern, units in dropped.items():
             name = self._group_called(pattern)
-            size = self.groups[name].size
-            odd = [u for u in units if not 0 <= u < size]
-            if odd:
-                raise ValueError(f"group {name} has units 0 to {size - 1}, not {odd}")
-            masks[name] = masks[name].at[jnp.asarray(units, int)].set(0)
+            size, numbers = self.groups[name].size, np.asarray(units)
+            whole = numbers.ndim == 1 and (
+                not numbers.size or np.issubdtype(numbers.dtype, np.integer)
+            )
+            odd = numbers[(numbers < 0) | (numbers >= size)].tolist() if whole else units
+            if not whole or odd:
+                raise ValueError(
+                    f"group {name} has units 0 to {size - 1}, not {odd}: masks({{group: [unit, "
+                    "…]}) lists the units that fall; masks of 0 and 1 are used as they are"
+                )
+            masks[name] = masks[name].at[numbers.astype(int)].set(0)
         return masks
 
     def _group_called(self, pattern: str) -> str:

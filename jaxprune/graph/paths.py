@@ -26,7 +26,7 @@ def longest_suffix(path: str, names: Container[str]) -> str | None:
     return next((s for i in range(len(parts)) if (s := "/".join(parts[i:])) in names), None)
 
 
-def select(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+def select(patterns: str | Iterable[str], names: Iterable[str]) -> list[str]:
     """The variables (`params/conv1/kernel`) or groups (`params/conv1/kernel[3]`) of a user's words.
 
     A pattern is a name, the name of a layer that holds it at any depth, or a glob of either, and
@@ -39,7 +39,7 @@ def select(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     """
     spellings = [(n, *_spellings(n)) for n in names]
     chosen: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = _called(pattern, spellings)
         if not found:
             raise ValueError(f"pattern {pattern!r} matches nothing; {_near(pattern, spellings)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,10 +122,12 @@ def read(
         if i in state_paths:
             wanted.append(_tie_state(analysis, value.labels, state_paths[i], leaf.shape))
         else:
+            kept = f"an output of the function: {path or 'its result'}"
+            variable = paths.longest_suffix(path, analysis.shapes)
+            if variable and _has_name(variable) and analysis.shapes[variable] == leaf.shape:
+                kept += f"; if these are new values of {variable}, name them with state="
             for ids in value.labels.tracked.values():
-                analysis.channels.fix(
-                    ids, Reason(f"an output of the function: {path or 'its result'}")
-                )
+                analysis.channels.fix(ids, Reason(kept))
             wanted.append(PLAIN)
     block.outs = tuple(wanted)
     analysis.settle_normalisations(allow_inexact)
@@ -139,15 +142,29 @@ def _jaxpr(
         return jax.make_jaxpr(lambda v, *a: fn(v, *a, **static), return_shape=True)(
             variables, *args
         )
-    except TypeError as problem:  # what JAX raises for shapes that do not fit and traced branches
+    except Exception as problem:
+        inner = fn
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        named = hasattr(inner, "__name__")
+        # JAX raises TypeErrors for shapes that do not fit and traced branches. All others are the
+        # function's own, unless it is none.
+        if named and not isinstance(problem, TypeError):
+            raise
+        called = getattr(inner, "__name__", f"an object of type {type(inner).__name__}")
         given = [f"{path} {np.shape(leaf)}" for path, leaf in paths.leaves(variables)]
-        more = ", …" if len(given) > 12 else ""
-        shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(args))
+        shapes = [str(np.shape(leaf)) for leaf in jax.tree.leaves(args)]
+        hint = (
+            "The function takes the variables first, and may look at shapes, not at values; what "
+            "is no array is bound before: functools.partial(fn, train=False)"
+            if named
+            else "For a module of a library: fn, variables = jp.functional(module, variables)"
+        )
         raise TypeError(
-            f"JAX cannot trace {getattr(fn, '__name__', fn)} on these arguments: "
-            f"{str(problem).partition(chr(10))[0]} Variables: {', '.join(given[:12])}{more}; "
-            f"shapes of the other arguments: {shapes or 'none'}. The function takes the variables "
-            "first, and may look at shapes, not at values"
+            f"JAX cannot trace {called} on these arguments: "
+            f"{str(problem).partition(chr(10))[0].rstrip('.')}. Variables: "
+            f"{paths.listed(given) if given else 'none'}; shapes of the other arguments: "
+            f"{paths.listed(shapes) if shapes else 'none'}. {hint}"
         ) from problem
 
 
@@ -176,10 +193,15 @@ def state_outputs(
     try:
         picked = paths.leaves(state(tree.unflatten(range(len(leaves)))))
         return found | {i: _variable_of(path, leaves[i], shapes) for path, i in picked}
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
         if lenient:
             return found
-        raise
+        if isinstance(problem, ValueError):
+            raise
+        raise ValueError(
+            f"state= does not fit the output of the function, {tree}: {problem}; it picks the new "
+            "values of variables, as in state=lambda out: out[1]"
+        ) from problem
 
 
 def _has_name(path: str) -> bool:

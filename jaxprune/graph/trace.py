@@ -43,8 +43,9 @@ def trace(
     Raises:
       ValueError: nothing is prunable, NaN or infinity in a variable, a pattern that matches
         nothing.
-      TypeError: `fn` cannot be traced on these arguments.
+      TypeError: `fn` cannot be traced on these arguments, or variables that are no arrays.
     """
+    _require_arrays(variables)
     _require_finite(variables)
     base = getattr(fn, "jaxprune_pruned", None)
     inherited = state is None and base is not None and base.state is not None
@@ -84,6 +85,15 @@ def cost(fn: Fn, variables: Any, *args: Any) -> Cost:
     reading = read(fn, variables, args, {})
     empty = Grouping({}, {}, {p: [None] * len(a) for p, a in reading.analysis.variables.items()})
     return cost_at(cost_terms(reading.analysis, empty), np.empty(0))
+
+
+def _require_arrays(variables: Any) -> None:
+    for path, leaf in paths.leaves(variables):
+        if not hasattr(leaf, "shape") and not isinstance(leaf, (bool, int, float, complex)):
+            raise TypeError(
+                f"the variables hold a {type(leaf).__name__} at {path!r}, which is no array: leave "
+                "it out, or, for a module of a library, fn, variables = jp.functional(module)"
+            )
 
 
 def _require_finite(variables: Any) -> None:

@@ -68,12 +68,25 @@ class Method(Protocol):
 def cross_entropy(outputs: Any, batch: Any) -> jax.Array:
     """The default loss: softmax cross-entropy with the batch's integer labels."""
     logits = logits_of(outputs).astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels_of(batch)).mean()
+    labels = _labels_for(logits, batch)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def accuracy(outputs: Any, batch: Any) -> jax.Array:
     """The default score: the fraction of samples whose largest logit is the label's."""
-    return jnp.mean(jnp.argmax(logits_of(outputs), axis=-1) == labels_of(batch))
+    logits = logits_of(outputs)
+    return jnp.mean(jnp.argmax(logits, axis=-1) == _labels_for(logits, batch))
+
+
+def _labels_for(logits: jax.Array, batch: Any) -> jax.Array:
+    labels = jnp.asarray(labels_of(batch))
+    if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"the default loss and score take integer labels of shape {logits.shape[:-1]} for "
+            f"outputs of shape {logits.shape}, not {labels.dtype} of shape {labels.shape}; pass "
+            "loss= and score= of your own"
+        )
+    return labels
 
 
 def logits_of(outputs: Any) -> jax.Array:

@@ -51,8 +51,11 @@ def first(batches: Batches) -> Any:
     """The first batch.
 
     Raises:
-      ValueError: there is none, or the iterable can be walked only once.
+      ValueError: there is none, the iterable can be walked only once, or it is one batch.
     """
+    shapes = [b.shape[1:] for b in batches if hasattr(b, "shape")] if type(batches) is tuple else []
+    if hasattr(batches, "shape") or any(shape != shapes[0] for shape in shapes):
+        raise ValueError("batches is a single batch: pass a list of them, [(inputs, labels)]")
     if iter(batches) is iter(batches):
         raise ValueError("batches is walked several times: pass a list, not an iterator")
     batch = next(iter(batches), None)

@@ -49,3 +49,22 @@ def test_without_variables():
         jp.functional(hk.transform(net))
     with pytest.raises(ValueError, match=r"\(params, state\)"):
         jp.functional(hk.transform_with_state(net))
+
+
+def test_a_transform_without_key_stays_one():
+    transformed = hk.without_apply_rng(
+        hk.transform(lambda x: hk.Linear(3, name="b")(jax.nn.relu(hk.Linear(8, name="a")(x))))
+    )
+    x = jnp.ones((2, 5))
+    fn, variables = jp.functional(transformed, transformed.init(jax.random.key(0), x))
+    graph = jp.trace(fn, variables, x)
+    pruned = graph.slice(variables, graph.masks({"a": [0, 3]}))
+    out = pruned.module().apply(pruned.variables["params"], x)
+    np.testing.assert_allclose(out, pruned.wrap(fn)(pruned.variables, x), rtol=1e-6)
+
+
+def test_the_state_is_asked_for():
+    transformed = hk.transform_with_state(lambda x: hk.BatchNorm(True, True, 0.9)(x, True))
+    params, _ = transformed.init(jax.random.key(0), jnp.ones((2, 5)))
+    with pytest.raises(ValueError, match=r"\(params, state\)\) needs the state"):
+        jp.functional(transformed, params)
