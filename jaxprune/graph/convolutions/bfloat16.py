@@ -11,8 +11,9 @@ Axes as in `forms`; images and kernels are bfloat16, results float32.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -84,7 +85,36 @@ def unfolded(images: Array, kernel: Array, padding: Padding, size: Sequence[int]
     return products.reshape(len(images), *size, -1)
 
 
-def kernel_gradient(images: Array, gradient: Array, padding: Padding, size: Sequence[int],
+def kernel_gradient(images: Array, gradient: Array, padding: Padding, size: Sequence[int]) -> Array:
+    """The gradient [*size, C, O] with respect to the kernel, one product a column of taps.
+
+    Rows of taps are shifts of the transposed gradient, stacked, columns are shifts of the images:
+    all other ways copy more, or have more to pack for the product.
+    """
+    height, width, channels = images.shape[1:]
+    _, rows, columns, outputs = gradient.shape
+    (above, _), (left, _) = padding
+    # Reshaped there, too: else XLA lets the branch give what it got in another layout.
+    transposed = _in_memory(lambda g: g.transpose(3, 0, 1, 2).reshape(outputs, -1), gradient)
+    places = bits(transposed).reshape(outputs, len(images), -1)
+    shifts = [(i - above, height - rows - i + above) for i in range(size[0])]
+    stacked = jnp.concatenate(
+        [
+            lax.pad(places, jnp.uint16(0), [(0, 0, 0), (0, 0, 0), (*(columns * n for n in s), 0)])
+            for s in shifts
+        ]
+    )
+    stacked = floats(stacked).reshape(size[0] * outputs, -1)
+    kernel = []
+    for j in range(size[1]):
+        read = _padded(images, ((0, 0), (left - j, columns - width - left + j)))
+        kernel.append(_product(stacked, read.reshape(-1, channels)))
+    return (
+        jnp.stack(kernel, axis=1).reshape(size[0], outputs, size[1], channels).transpose(0, 2, 3, 1)
+    )
+
+
+def strided_kernel_gradient(images: Array, gradient: Array, padding: Padding, size: Sequence[int],
                     strides: Sequence[int], unfold: bool) -> Array:  # fmt: skip
     """The gradient [*size, C, O] with respect to the kernel: a product a tap, or one of all."""
     channels, outputs = images.shape[-1], gradient.shape[-1]
@@ -102,6 +132,17 @@ def spread(images: Array, steps: Sequence[int]) -> Array:
     """Pixels `steps` apart, with zeros between: what the gradient of a strided one reads."""
     config = [(0, 0, 0), *((0, 0, step - 1) for step in steps), (0, 0, 0)]
     return floats(lax.pad(bits(images), jnp.uint16(0), config))
+
+
+def _in_memory(fn: Callable[[Array], Array], values: Array) -> Array:
+    """`fn(values)`, computed by itself and once.
+
+    XLA would compute a transposition anew, entry by entry, within each copy that reads it; it drops
+    an optimization barrier before it comes to that, but a branch stays.
+    """
+    like = jax.eval_shape(fn, values)
+    always = lax.optimization_barrier(jnp.bool_(True))
+    return lax.cond(always, fn, lambda _: jnp.zeros(like.shape, like.dtype), values)
 
 
 def _places(tap: int, padding: tuple[int, int], read: int, written: int, step: int):
@@ -144,4 +185,6 @@ def _product(left: Array, right: Array) -> Array:
     return lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32)
 
 
-__all__ = ["kernel_gradient", "spread", "taps", "unfolded", "windows"]
+__all__ = [
+    "kernel_gradient", "spread", "strided_kernel_gradient", "taps", "unfolded", "windows",
+]  # fmt: skip

@@ -117,10 +117,16 @@ def _bfloat16_form(eqn: Any) -> Form | None:
     if as_gradient:
         if _strided(eqn):
             return None
-        few = lhs.shape[numbers.lhs_spec[0]] <= 8 or max(window) <= 4
-        form = functools.partial(
-            bfloat16.kernel_gradient, size=size, strides=p["rhs_dilation"], unfold=few
-        )
+        strides, few = p["rhs_dilation"], lhs.shape[numbers.lhs_spec[0]] <= 8
+        if few or max(window) <= 2 or max(strides) > 1:
+            form = functools.partial(
+                bfloat16.strided_kernel_gradient,
+                size=size,
+                strides=strides,
+                unfold=max(strides) == 1,
+            )
+        else:
+            form = functools.partial(bfloat16.kernel_gradient, size=size)
         return _placed_gradient(form, numbers, p["padding"], out.dtype)
     strides, channels = p["window_strides"], lhs.shape[numbers.lhs_spec[1]]
     widest = max(channels, rhs.shape[numbers.rhs_spec[0]])
