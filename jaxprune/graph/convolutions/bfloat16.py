@@ -97,14 +97,12 @@ def kernel_gradient(images: Array, gradient: Array, padding: Padding, size: Sequ
     # Reshaped there, too: else XLA lets the branch give what it got in another layout.
     transposed = _in_memory(lambda g: g.transpose(3, 0, 1, 2).reshape(outputs, -1), gradient)
     places = bits(transposed).reshape(outputs, len(images), -1)
-    shifts = [(i - above, height - rows - i + above) for i in range(size[0])]
-    stacked = jnp.concatenate(
-        [
-            lax.pad(places, jnp.uint16(0), [(0, 0, 0), (0, 0, 0), (*(columns * n for n in s), 0)])
-            for s in shifts
-        ]
-    )
-    stacked = floats(stacked).reshape(size[0] * outputs, -1)
+    stacked = []
+    for i in range(size[0]):
+        before, after = columns * (i - above), columns * (height - rows - i + above)
+        edges = [(0, 0, 0), (0, 0, 0), (before, after, 0)]
+        stacked.append(lax.pad(places, jnp.uint16(0), edges))
+    stacked = floats(jnp.concatenate(stacked)).reshape(size[0] * outputs, -1)
     kernel = []
     for j in range(size[1]):
         read = _padded(images, ((0, 0), (left - j, columns - width - left + j)))
