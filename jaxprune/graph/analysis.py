@@ -196,8 +196,7 @@ class Analysis:
             self.around = around
             return node, results
         labels = tuple(v.labels for v in operands)
-        knowns = tuple(v.known for v in operands)
-        equation = Equation(eqn, labels, self.channels, self.around, knowns)
+        equation = Equation(eqn, labels, self.channels, self.around, tuple(operands))
         relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
         constant = all(v.constant for v in operands)
@@ -215,7 +214,7 @@ class Analysis:
             self._sums.append((node, summed, reason))
         elif sums:
             self._notice_normalisation(operands, relation)
-        results = zip(relation.outs, known_results(eqn, knowns), strict=True)
+        results = zip(relation.outs, known_results(eqn, [v.known for v in operands]), strict=True)
         return node, [Value(out, source, constant, sums, known) for out, known in results]
 
     def _contraction(self, node: Node, operands: list[Value]) -> None:

@@ -17,9 +17,13 @@ from jaxprune.graph.rules.base import bind
 
 @dataclass(eq=False)
 class Known:
-    """A value that constants decide. It is computed when it is asked for, since few ever are."""
+    """A value that constants decide. It is computed when it is asked for, since few ever are.
+
+    Where they decide it in `part` alone, the value is a masked array.
+    """
 
     compute: Callable[[], Any]
+    part: bool = False
 
     @functools.cached_property
     def array(self) -> Any:
@@ -40,13 +44,14 @@ def known_results(eqn: Any, operands: Sequence[Known | None]) -> list[Known | No
     Example: `h[:, np.array([2, 0, 1])]` reaches its `gather` as `broadcast_in_dim(select_n(i < 0,
     i, i + 3))`.
     """
-    given = [known for known in operands if known is not None]
-    whole = all(_whole(v.aval.dtype) for v in eqn.outvars)
-    if len(given) < len(operands) or eqn.effects or not whole:
+    if eqn.primitive.name == "pvary":  # says how devices hold it
+        return list(operands)
+    given = [known for known in operands if known is not None and not known.part]
+    if eqn.effects or not all(_whole(v.aval.dtype) for v in eqn.outvars):
         return [None] * len(eqn.outvars)
-
-    if eqn.primitive.name == "pvary":  # tells how devices hold it; the same number
-        return list(given)
+    if len(given) < len(operands):
+        side_by_side = given and eqn.primitive.name == "concatenate"
+        return [_joined(eqn, operands)] if side_by_side else [None] * len(eqn.outvars)
 
     @functools.cache
     def results() -> list[Any]:
@@ -54,6 +59,21 @@ def known_results(eqn: Any, operands: Sequence[Known | None]) -> list[Known | No
             return bind(eqn, [known.array for known in given])
 
     return [Known(lambda i=i: results()[i]) for i in range(len(eqn.outvars))]
+
+
+def _joined(eqn: Any, operands: Sequence[Known | None]) -> Known:
+    """An index of several axes, of which some are known: `x[rows, computed, np.arange(6)]`."""
+
+    def compute() -> Any:
+        parts = [
+            np.ma.masked_all(v.aval.shape, v.aval.dtype)
+            if known is None or known.part
+            else np.ma.asarray(known.array)
+            for known, v in zip(operands, eqn.invars, strict=True)
+        ]
+        return np.ma.concatenate(parts, eqn.params["dimension"])
+
+    return Known(compute, part=True)
 
 
 def _whole(dtype: Any) -> bool:

@@ -225,6 +225,19 @@ def constant(b, x):
     return x * np.linspace(0.5, 1.5, x.shape[-1])
 
 
+def conditional_kernels(b, x):
+    """Kernels mixed for each sample; samples side by side as the groups of one convolution."""
+    n, h, w, c = x.shape
+    mixture = jax.nn.softmax(b.dense(x.mean((1, 2)), 2))
+    b.block()
+    kernels = jnp.einsum("ne,ehwio->hwino", mixture, b.get("kernel", (2, 3, 3, c, 6)))
+    y = lax.conv_general_dilated(
+        x.transpose(1, 2, 0, 3).reshape(1, h, w, n * c), kernels.reshape(3, 3, c, n * 6), (1, 1),
+        "SAME", dimension_numbers=DIMENSIONS, feature_group_count=n,
+    )  # fmt: skip
+    return y.reshape(h, w, n, 6).transpose(2, 0, 1, 3)
+
+
 # Structures of known networks.
 
 
@@ -322,6 +335,19 @@ def instance_norm(b, x):
 def rms_norm(b, x):
     b.block()
     return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-5) * b.get("scale", (x.shape[-1],))
+
+
+def experts(b, x):
+    """Each place goes to one of three experts, sorted by which, and comes back."""
+    n, h, w, c = x.shape
+    y = x.reshape(n * h * w, c)
+    chosen = jnp.argmax(jnp.round(8 * b.dense(y, 3)), -1)
+    order = jnp.argsort(chosen)
+    sizes = jnp.bincount(chosen, length=3).astype(jnp.int32)
+    b.block()
+    up, down = b.get("kernel", (3, c, 6)), b.get("kernel_down", (3, 6, c))
+    y = lax.ragged_dot(jnp.tanh(lax.ragged_dot(y[order], up, sizes)), down, sizes)
+    return x + jnp.zeros_like(y).at[order].set(y).reshape(x.shape)
 
 
 # Attention.
@@ -493,6 +519,7 @@ CONVOLUTIONS = {
     "remat": remat,
     "channels_first": channels_first,
     "linear_unit": linear_unit,
+    "conditional_kernels": conditional_kernels,
 }
 
 RESHAPES = {
@@ -547,6 +574,7 @@ STRUCTURES = {
     "conv_next": conv_next,
     "instance_norm": instance_norm,
     "rms_norm": rms_norm,
+    "experts": experts,
     "heads": heads,
     "fused_heads": fused_heads,
     "grouped_heads": grouped_heads,

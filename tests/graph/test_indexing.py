@@ -11,6 +11,7 @@ from jaxprune.graph import trace
 
 X = np.random.default_rng(0).normal(size=(2, 6, 5))
 ORDER = np.array([4, 0, 5, 1, 3, 2])
+ORDERS = np.stack([ORDER, ORDER[::-1]])
 
 
 def found(fn, x=X, **shapes):
@@ -58,6 +59,9 @@ CONSTANT = {
         lambda h, v: lax.scan(lambda c, y: (c, jnp.cos(y)[..., ORDER]), 0.0, h)[1], 6, 6,
     ),
     "in_a_checkpoint": (lambda h, v: jax.checkpoint(lambda y: jnp.cos(y)[..., ORDER])(h), 6, 6),
+    "split_and_stacked": (
+        lambda h, v: jnp.hstack(jnp.split(h, 3, -1)[::-1]).reshape(2, 6, 6), 6, 2,
+    ),
     "set_to_zero": (lambda h, v: h.at[..., jnp.array([1, 4])].set(0.0), 6, 6),
     "scattered": (lambda h, v: jnp.zeros_like(h).at[..., ORDER].set(h), 6, 6),
     "into_wider": (lambda h, v: jnp.ones((2, 6, 12)).at[..., 2 * ORDER].add(h), 12, 12),
@@ -102,9 +106,15 @@ BESIDE = {
     "added_per_channel": lambda h: jax.vmap(jax.vmap(lambda y, i: y.at[i].add(y[::-1])), 2, 2)(
         h, jnp.argsort(h, 1)
     ),
+    "by_all_indices": lambda h: h[
+        np.arange(2)[:, None, None], jnp.argsort(h, 1)[:, :3], np.arange(6)
+    ],
     "set_in_free": lambda h: jax.vmap(lambda y, i: y.at[i].set(0.0), 2, 2)(
         h, jnp.argsort(h, 1)[:, :2]
     ),
+    "added_by_all_indices": lambda h: h.at[
+        np.arange(2)[:, None, None], jnp.argsort(h, 1)[:, :3], np.arange(6)
+    ].add(jnp.cos(h[:, 3:])),
     "fft": lambda h: jnp.abs(jnp.fft.fft(h, axis=1)),
     "rfft": lambda h: jnp.fft.irfft(jnp.fft.rfft(h, axis=1) * jnp.arange(4)[:, None], axis=1),
     "fft2": lambda h: jnp.fft.ifft2(jnp.sin(jnp.fft.fft2(h, axes=(0, 1))), axes=(0, 1)).real,
@@ -119,3 +129,58 @@ def test_what_is_indexed_beside_the_channels_passes_them(name):
     graph, variables = found(fn, a=(5, 6), b=(6, 3))
     assert {g: group.size for g, group in graph.groups.items()} == {"a[1]": 6}, graph.fixed
     assert_laws(graph, fn, variables, X)
+
+
+@jax.custom_vjp
+def placed(y):
+    return jnp.sin(y)[..., ORDER]
+
+
+placed.defvjp(
+    lambda y: (placed(y), jnp.cos(y)),
+    lambda kept, g: (jnp.zeros_like(g).at[..., ORDER].set(2 * g) * kept,),
+)
+
+# Constants inside of what holds functions, and what is no constant though it looks like one.
+NESTED = {
+    "backward_rule": (placed, 6),
+    "branches": (
+        lambda h: lax.switch(
+            jnp.int32(h[0, 0, 0] > 0), [lambda y: y[..., ::-1], lambda y: y[..., jnp.arange(6)]], h
+        ),
+        2,
+    ),
+    "closed_over": (
+        lambda h: lax.scan(lambda c, _: (jnp.tanh(c)[..., ::-1], None), h, length=2)[0], 3,
+    ),
+    "carried": (lambda h: lax.fori_loop(0, 2, lambda i, y: y[..., (ORDER + i) % 6], h), 0),
+    "scanned": (
+        lambda h: lax.scan(lambda c, p: (c[..., p], None), h, ORDERS)[0], 0,
+    ),
+    "one_a_sample": (lambda h: jax.vmap(lambda y, p: y[:, p])(h, ORDERS), 0),
+    "fill": (lambda h: jnp.take(h, ORDER + 2, axis=-1, fill_value=0.5), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_constants_inside_of_calls(name):
+    part, units = NESTED[name]
+    fn, shapes = between(lambda h, v: part(h))
+    graph, variables = found(fn, **shapes)
+    sizes = {g: group.size for g, group in graph.groups.items()}
+    assert sizes.pop("c[1]") == 2
+    assert sum(sizes.values()) == units, (sizes, graph.fixed)
+    assert_laws(graph, fn, variables, X)
+
+
+def test_an_order_that_is_a_variable_is_no_constant():
+    def fn(v, x):
+        return jnp.sin(x @ v["a"])[..., v["order"]] @ v["b"] + jnp.tanh(x @ v["c"]) @ v["d"]
+
+    shapes = {"a": (5, 6), "b": (6, 3), "c": (5, 2), "d": (2, 3)}
+    variables = fill({n: jax.ShapeDtypeStruct(s, float) for n, s in shapes.items()})
+    variables["order"] = jnp.asarray(ORDER)
+    graph = trace(fn, variables, X)
+    assert list(graph.groups) == ["c[1]"]
+    assert "gather at" in graph.fixed["a[1]"] and "no constant" in graph.fixed["a[1]"]
+    assert "test_indexing.py" in graph.fixed["a[1]"]

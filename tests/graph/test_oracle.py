@@ -131,6 +131,25 @@ def along(v, x):
     return jnp.cos(jnp.take_along_axis(h, jnp.argsort(h * v["s"], 1)[:, :2], 1)) @ v["b"]
 
 
+def modulated(v, x):
+    """A kernel per sample, as StyleGAN writes it: samples side by side as groups."""
+    style = 1 + jnp.cos(x.mean((1, 2)) @ v["a"])
+    kernels = v["k"] * style[:, None, None, :, None]
+    h = jnp.sin(x @ v["f"]).transpose(1, 2, 0, 3).reshape(1, 4, 4, 6)
+    kernels = kernels.transpose(1, 2, 3, 0, 4).reshape(3, 3, 3, 8)
+    h = lax.conv_general_dilated(
+        h, kernels, (1, 1), "SAME", dimension_numbers=DIMENSIONS, feature_group_count=2
+    )
+    return jnp.cos(h.reshape(4, 4, 2, 4).transpose(2, 0, 1, 3)) @ v["b"]
+
+
+def experts(v, x):
+    """Four rows go to the first expert, eight to the second."""
+    sizes = jnp.array([4, 8])
+    h = lax.ragged_dot(x.reshape(12, 5), v["up"], sizes)
+    return lax.ragged_dot(jnp.cos(h), v["down"], sizes)
+
+
 HAND = {
     "flattened": (
         flattened, IMAGES, {"k": (3, 3, 2, 4), "bias": (4,), "b": (64, 3)},
@@ -190,6 +209,15 @@ HAND = {
     "along": (
         along, TOKENS, {"a": (5, 4), "s": (4,), "b": (4, 2)},
         {"a[1]": lambda u: {("a", 1): u, ("s", 0): u, ("b", 0): u}},
+    ),
+    "modulated": (
+        modulated, IMAGES, {"a": (2, 3), "f": (2, 3), "k": (3, 3, 3, 4), "b": (4, 3)},
+        {"a[1]": lambda u: {("a", 1): u, ("f", 1): u, ("k", 2): u},
+         "k[3]": lambda u: {("k", 3): u, ("b", 0): u}},
+    ),
+    "experts": (
+        experts, TOKENS, {"up": (2, 5, 4), "down": (2, 4, 3)},
+        {"up[2]": lambda u: {("up", 2): u, ("down", 1): u}},
     ),
     "recurrent": (
         recurrent, TOKENS, {"a": (5, 4), "w": (4, 4), "b": (4, 2)},

@@ -48,13 +48,20 @@ class Relation:
 
 @dataclass(frozen=True)
 class Equation:
-    """An equation with the labels of its operands and the calls around it, as a rule sees it."""
+    """An equation as a rule sees it.
+
+    Attributes:
+      ins: the labels of its operands.
+      channels: the ledger of ids.
+      calls: the calls whose bodies hold it, outermost first.
+      operands: what else is known of the operands, as `analysis.Value`.
+    """
 
     eqn: Any
     ins: tuple[Labels, ...]
     channels: Channels
     calls: tuple[Any, ...] = ()
-    knowns: tuple[Any, ...] = ()
+    operands: tuple[Any, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -72,9 +79,16 @@ class Equation:
         return [v.aval.shape for v in self.eqn.outvars]
 
     def known(self, operand: int) -> np.ndarray | None:
-        """The whole numbers that an operand holds, where constants of the function decide them."""
-        known = self.knowns[operand] if self.knowns else None
-        return None if known is None else np.asarray(known.array)
+        """The whole numbers that an operand holds, where constants of the function decide them.
+
+        Masked where they decide a part of them.
+        """
+        known = self.operands[operand].known if self.operands else None
+        return None if known is None else np.asanyarray(known.array)
+
+    def stored(self, operand: int) -> bool:
+        """Whether an operand depends on variables and constants alone."""
+        return bool(self.operands) and self.operands[operand].constant
 
     def reason(self, text: str) -> Reason:
         """A reason that names this equation."""

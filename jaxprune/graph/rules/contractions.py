@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,8 +19,10 @@ def conv_general_dilated(equation: Equation) -> Relation:
     """out[n, o, p] = Σ_{i, t} lhs[n, i, s·p + t] rhs[o, i, t].
 
     The lhs feature axis is tied to the rhs input axis and read; result features are the rhs
-    output axis. With `feature_group_count` g > 1 a block of inputs and its block of outputs are
-    one unit (in a depthwise convolution: an input and its multiplier's outputs); nothing is read.
+    output axis. With `feature_group_count` g > 1 the same channels may be in each of g blocks of
+    features, as where `vmap` gives each sample a kernel of its own: then this holds for a block.
+    Else a block of inputs and its block of outputs are one unit (in a depthwise convolution: an
+    input and its multiplier's outputs); nothing is read.
 
     Fields: dimension_numbers, feature_group_count, batch_group_count.
     """
@@ -37,8 +40,10 @@ def conv_general_dilated(equation: Equation) -> Relation:
 
     groups = p["feature_group_count"]
     reads: tuple[Read, ...] = ()
-    if groups == 1:
-        (lhs, rhs), contracted = _contract(equation, (lhs, rhs), ((lhs_c,), (rhs_i,)))
+    if _alike(lhs, lhs_c, groups) and _alike(rhs, rhs_o, groups):
+        one = _with_ids(lhs, lhs_c, lambda ids: ids[: len(ids) // groups])
+        (one, rhs), contracted = _contract(equation, (one, rhs), ((lhs_c,), (rhs_i,)))
+        lhs = _with_ids(one, lhs_c, lambda ids: np.tile(ids, groups))
         reads = (Read(0, (lhs_c,)), Read(1, (rhs_i,))) if contracted else ()
     else:
         lhs, rhs = _tie_blocks(equation, lhs, rhs, groups)
@@ -54,6 +59,21 @@ def conv_general_dilated(equation: Equation) -> Relation:
         rhs.extent(rhs_o, rhs_shape[rhs_o]),
     )
     return Relation((lhs, rhs), (out,), reads, ({lhs_n: out_n}, {rhs_o: out_c}), work)
+
+
+def _alike(labels: Labels, axis: int, groups: int) -> bool:
+    """Whether each group of a convolution holds the same channels."""
+    ids = labels.tracked.get((axis,))
+    if ids is None:
+        return groups == 1 or axis not in labels.free
+    blocks = ids.reshape(groups, -1)
+    return bool((blocks == blocks[:1]).all())
+
+
+def _with_ids(labels: Labels, axis: int, change: Callable[[Ids], Ids]) -> Labels:
+    if (axis,) not in labels.tracked:
+        return labels
+    return Labels({**labels.tracked, (axis,): change(labels.tracked[(axis,)])}, labels.free)
 
 
 def _tie_blocks(equation: Equation, lhs: Labels, rhs: Labels, groups: int) -> tuple[Labels, Labels]:
@@ -86,7 +106,7 @@ def emit_conv(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: K
     numbers = eqn.params["dimension_numbers"]
     lhs, rhs = values
     groups = eqn.params["feature_group_count"]
-    if groups > 1:
+    if groups > 1 and lhs.shape[numbers.lhs_spec[1]] > 0:
         groups = lhs.shape[numbers.lhs_spec[1]] // rhs.shape[numbers.rhs_spec[1]]
     return bind(eqn, values, feature_group_count=groups)
 
@@ -97,9 +117,31 @@ def dot_general(equation: Equation) -> Relation:
     Example: `f32[8,4] · f32[4,6]` over axes 1 and 0 ties the 4 inputs and writes 6 channels.
     Fields: dimension_numbers.
     """
-    (lhs_c, rhs_c), (lhs_b, rhs_b) = equation.params["dimension_numbers"]
+    return _product(equation, equation.params["dimension_numbers"])
+
+
+def ragged_dot(equation: Equation) -> Relation:
+    """As `dot_general`, but each run of rows meets a kernel of its own (mixtures of experts).
+
+    Example: `f32[8,4] · f32[3,4,6]` with 3 sizes of groups writes 6 channels: each row is read by
+    one of 3 experts, which all stay. Fields: ragged_dot_dimension_numbers.
+    """
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), (batch, _) = numbers.dot_dimension_numbers
+    rows, experts = numbers.lhs_ragged_dimensions, numbers.rhs_group_dimensions
+    if set(rows) & {*contracted, *batch}:  # the form of a derivative
+        return fix_all(equation)
+    reason = equation.reason("rows are counted for each kernel")
+    counted = zip(equation.ins, (rows, experts, (0,)), strict=True)
+    ins = [equation.channels.fix_axes(labels, axes, reason) for labels, axes in counted]
+    return _product(replace(equation, ins=tuple(ins)), numbers.dot_dimension_numbers, experts)
+
+
+def _product(equation: Equation, numbers: Any, experts: Sequence[int] = ()) -> Relation:
+    """The second operand may hold several kernels, along the axes `experts`."""
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = numbers
     channels = equation.channels
-    lhs, rhs = equation.ins
+    lhs, rhs, *sizes = equation.ins
     for a, b in zip(lhs_b, rhs_b, strict=True):
         lhs, rhs = _along(equation, lhs, a, rhs, b), _along(equation, rhs, b, lhs, a)
     lhs = channels.singles(lhs, (*lhs_c, *lhs_b))
@@ -113,9 +155,9 @@ def dot_general(equation: Equation) -> Relation:
             Read(1, tuple(rhs_c[i] for i in contracted)),
         )
 
-    lhs_shape, rhs_shape = equation.in_shapes
+    lhs_shape, rhs_shape, *_ = equation.in_shapes
     lhs_free = [a for a in range(len(lhs_shape)) if a not in (*lhs_c, *lhs_b)]
-    rhs_free = [a for a in range(len(rhs_shape)) if a not in (*rhs_c, *rhs_b)]
+    rhs_free = [a for a in range(len(rhs_shape)) if a not in (*rhs_c, *rhs_b, *experts)]
     lhs_to_out = {a: i for i, a in enumerate((*lhs_b, *lhs_free))}
     rhs_to_out = {a: len(lhs_to_out) + i for i, a in enumerate(rhs_free)}
     left = lhs.without(lhs_c).renumbered(lhs_to_out)
@@ -126,7 +168,8 @@ def dot_general(equation: Equation) -> Relation:
         *(rhs.extent(a, rhs_shape[a]) for a in rhs_free),
     )
     rhs_writes = {**dict(zip(rhs_b, range(len(rhs_b)), strict=True)), **rhs_to_out}
-    return Relation((lhs, rhs), (out,), reads, (lhs_to_out, rhs_writes), work)
+    writes = (lhs_to_out, rhs_writes, *({} for _ in sizes))
+    return Relation((lhs, rhs, *sizes), (out,), reads, writes, work)
 
 
 def _along(equation: Equation, labels: Labels, axis: int, other: Labels, other_axis: int) -> Labels:
@@ -177,4 +220,5 @@ def _carrying(labels: Labels, axis: int, ids: Ids) -> Labels:
 CONTRACTIONS = {
     "conv_general_dilated": Rule(conv_general_dilated, emit_conv),
     "dot_general": Rule(dot_general, emit_as_is),
+    "ragged_dot_general": Rule(ragged_dot, emit_as_is),
 }

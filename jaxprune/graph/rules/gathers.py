@@ -7,7 +7,7 @@ channels; any other along the channels fixes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,12 @@ class Access:
     def places(self, index: np.ndarray, axis: int) -> Places | None:
         """The axis of the part along which the places on `axis` vary, and the places.
 
-        None where they vary along several axes, or along none.
+        None where they are not known, or vary along several axes, or along none.
         """
         starts = index[..., self.columns[axis]] if axis in self.columns else np.zeros(())
+        if np.ma.is_masked(starts):
+            return None
+        starts = np.asarray(starts)
         varying = [i for i in range(starts.ndim) if (starts != starts.take([0], i)).any()]
         start = starts[tuple(slice(None) if i in varying else 0 for i in range(starts.ndim))]
         size = self.sizes[axis]
@@ -109,7 +112,11 @@ def gather(equation: Equation) -> Relation:
     index = _known_index(equation, access, any((a,) in array.tracked for a in access.cut))
     pointed = _pointed(access, index, [a for a in access.cut if (a,) in array.tracked])
     array = fix_unpointed(equation, array, access.cut, pointed)
-    indices = _indices(equation)
+    array, indices = _beside(equation, access, index, array, pointed)
+    if equation.stored(1):  # where a part of a table is read stays
+        moving = {*access.passing.values(), *(p for p, _ in pointed.values())}
+        alone = [i for i, p in access.along.items() if p not in moving]
+        indices = channels.fix_axes(indices, alone, equation.reason(INDEXED))
     _, common = channels.unify([array, _of_array(indices, access)], equation.reason(_MEETS))
     indices = _with_paired(indices, common, access)
 
@@ -141,10 +148,9 @@ def scatter(equation: Equation) -> Relation:
     array = fix_unpointed(equation, array, access.cut, pointed)
     spread = [p for p in own if p not in {p for p, _ in pointed.values()}]
     part = channels.fix_axes(part, spread, equation.reason(INDEXED))
-    indices = _indices(equation)
-    if not pointed:  # how many places there are stays
-        alone = [i for i in access.along if i not in access.paired.values()]
-        indices = channels.fix_axes(indices, alone, equation.reason(INDEXED))
+    array, indices = _beside(equation, access, index, array, pointed)
+    alone = [i for i, p in access.along.items() if p in spread]  # as many as there are updates
+    indices = channels.fix_axes(indices, alone, equation.reason(INDEXED))
     put = {(p,): part.tracked[(p,)] for p, _ in pointed.values()}
     back = {p: a for a, p in access.passing.items()}
     operands = [array, _only(part, back).renumbered(back), _of_array(indices, access)]
@@ -177,11 +183,25 @@ def _pointed(access: Access, index: np.ndarray | None, axes: Iterable[int]) -> d
     return found
 
 
-def _indices(equation: Equation) -> Labels:
-    """The labels of the index along the axes that it has in common with array and part."""
+def _beside(
+    equation: Equation,
+    access: Access,
+    index: np.ndarray | None,
+    array: Labels,
+    pointed: Mapping[int, Places],
+) -> tuple[Labels, Labels]:
+    """The labels of the array, and those of the index along what it has in common with the part.
+
+    An index that is computed in part has to have the channels that the other part of it points at.
+    """
     last = len(equation.in_shapes[1]) - 1
-    labels = equation.channels.singles(equation.ins[1], touched=(last,))
-    return equation.channels.fix_axes(labels, (last,), equation.reason(INDEXED))
+    indices = equation.channels.singles(equation.ins[1], touched=(last,))
+    indices = equation.channels.fix_axes(indices, (last,), equation.reason(INDEXED))
+    if not np.ma.is_masked(index):
+        return array, indices
+    back = {p: i for i, p in access.along.items()}
+    shared = {a: (back[p], places) for a, (p, places) in pointed.items() if p in back}
+    return put_at(equation, array, indices, shared)
 
 
 def _of_array(indices: Labels, access: Access) -> Labels:
@@ -244,11 +264,16 @@ def _among_kept(
         elif p in part.free:
             index = index.take([0], i)
     index = index.copy()
-    for axis in access.cut:
-        if (axis,) in array.tracked and axis in access.columns:
-            kept, column = keep(array.tracked[(axis,)]), access.columns[axis]
-            before = np.cumsum(kept) - kept
-            index[..., column] = before[index[..., column]]
+    columns = [a for a in access.cut if (a,) in array.tracked and a in access.columns]
+    for axis in columns:
+        kept, along = keep(array.tracked[(axis,)]), (..., access.columns[axis])
+        before = np.cumsum(kept) - kept
+        index[along] = before[np.asarray(index[along])]
+    if np.ma.is_masked(index):
+        for axis in columns:
+            along = (..., access.columns[axis])
+            given = jnp.asarray(given).at[along].set(np.asarray(index[along]))
+        return given
     pointing = jnp.asarray(index, eqn.invars[1].aval.dtype)
     held = jax.typeof(given).mat.varying  # over which devices of a `shard_map` it may differ
     return lax.pcast(pointing, tuple(held), to="varying") if held else pointing
