@@ -18,6 +18,7 @@ from jax.interpreters import partial_eval
 
 from jaxprune.graph.constants import Known, known_constant, known_results
 from jaxprune.graph.labels import PLAIN, Channels, Ids, Labels
+from jaxprune.graph.means import Division, Divisor, Sums, add_up, fold, number_of
 from jaxprune.graph.rules import Equation, Read, Relation, rule_for
 from jaxprune.graph.source import Reason
 
@@ -40,7 +41,8 @@ class Work:
 class Node:
     """One equation: its relation, the read that is masked, and the blocks of a call's bodies.
 
-    A call has `emit`, which runs it: (this node, its operands, an interpretation) → its results.
+    In a normalisation that is open, `divisor` is the number of channels that it divides by. A call
+    has `emit`, which runs it: (this node, its operands, an interpretation) → its results.
     """
 
     eqn: Any
@@ -50,7 +52,7 @@ class Node:
     emit: Callable[[Node, list[Any], Any], list[Any]] | None = None
     kernels: tuple[int, ...] = ()
     kernel: str | None = None
-    rescaled: bool = False
+    divisor: Divisor | None = None
 
 
 @dataclass
@@ -79,6 +81,10 @@ class Block:
         """Whether channels are read anywhere inside."""
         return any(node.read is not None for node in self.all_nodes())
 
+    def has_divisors(self) -> bool:
+        """Whether anything inside is divided by the number of channels that are left."""
+        return any(node.divisor is not None for node in self.all_nodes())
+
     def all_nodes(self) -> Iterator[Node]:
         """The nodes of this block and of all blocks inside, calls aside."""
         for node in self.nodes:
@@ -103,6 +109,8 @@ class Value:
       sums: the channel sums that it comes from without a contraction between, to notice a
         normalisation.
       known: what it is, where whole numbers that the function holds decide it.
+      number: what each of its entries is, where that stands in the jaxpr.
+      total: the channel sums that it is, one of the other, to notice a mean.
     """
 
     labels: Labels
@@ -110,6 +118,8 @@ class Value:
     constant: bool = False
     sums: frozenset[int] = frozenset()
     known: Known | None = None
+    number: float | None = None
+    total: Sums = ()
 
 
 CallRule = Callable[["Analysis", Any, list[Value]], tuple[Node, list[Value]]]
@@ -144,8 +154,9 @@ class Analysis:
     written: list[Ids] = field(default_factory=list)
     read: list[Ids] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
-    _sums: list[tuple[Node, Ids, Reason]] = field(default_factory=list)
+    _sums: list[tuple[tuple[Ids, ...], Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
+    _means: list[tuple[Node, Division, tuple[Any, ...]]] = field(default_factory=list)
     around: tuple[Any, ...] = ()
     repeats: int = 1
     rule_depth: int = 0
@@ -202,6 +213,11 @@ class Analysis:
         constant = all(v.constant for v in operands)
         source = next((v.source for v in operands if v.source), None)
         sums = frozenset[int]().union(*(v.sums for v in operands))
+        numbers = [v.number for v in operands]
+        new = len(self._sums) if relation.reads and not relation.work else None
+        total, division = add_up(eqn, [v.total for v in operands], numbers, new)
+        if division is not None:
+            self._means.append((node, division, self.around))
         if relation.work:
             self._contraction(node, operands)
             sums = frozenset()
@@ -209,13 +225,14 @@ class Analysis:
             (node.read,) = relation.reads
             sums |= {len(self._sums)}
             held = relation.ins[0].tracked
-            summed = np.concatenate([held[(a,)] for a in node.read.axes])
+            summed = tuple(held[(a,)] for a in node.read.axes)
             reason = Reason("a normalisation over the channels", eqn, self.around)
-            self._sums.append((node, summed, reason))
+            self._sums.append((summed, reason))
         elif sums:
             self._notice_normalisation(operands, relation)
+        number = fold(eqn, numbers) if constant else None
         results = zip(relation.outs, known_results(eqn, [v.known for v in operands]), strict=True)
-        return node, [Value(out, source, constant, sums, known) for out, known in results]
+        return node, [Value(o, source, constant, sums, k, number, total) for o, k in results]
 
     def _contraction(self, node: Node, operands: list[Value]) -> None:
         eqn, relation = node.eqn, node.relation
@@ -242,16 +259,18 @@ class Analysis:
         """A reason that names the call whose body is walked now."""
         return Reason(text, eqn, self.around[:-1])
 
-    def mark(self) -> tuple[int, int, int, int, int, int, int, int]:
+    def mark(self) -> tuple[int, int, int, int, int, int, int, int, int]:
         """Where the ledger stands, for `forget`."""
         return (
             *self.channels.mark(), len(self.written), len(self.read), len(self.work),
-            len(self._sums), len(self._normalised),
+            len(self._sums), len(self._normalised), len(self._means),
         )  # fmt: skip
 
     def forget(self, mark: tuple[int, ...]) -> None:
         """Takes back what was found since `mark`, for a body that has to be walked again."""
-        ledgers = (self.written, self.read, self.work, self._sums, self._normalised)
+        ledgers = (
+            self.written, self.read, self.work, self._sums, self._normalised, self._means
+        )  # fmt: skip
         count, ties, fixed, *lengths = mark
         self.channels.forget((count, ties, fixed))
         for entries, length in zip(ledgers, lengths, strict=True):
@@ -267,20 +286,37 @@ class Analysis:
                             self._normalised += [(s, ids) for s in value.sums]
 
     def settle_normalisations(self, allow_inexact: bool) -> None:
-        """Fixes the channels that a normalisation sums over, or marks the sums to be rescaled."""
+        """Fixes the channels that a normalisation sums over, or has it divide by those left.
+
+        A sum that is not divided by the number of its entries is no mean (the norm of a vector),
+        and stays what it is.
+        """
         roots = self.channels.roots()
         stuck = list(self.channels.fixed_classes(roots))
+        opened: set[int] = set()
         for s, ids in self._normalised:
-            node, summed, reason = self._sums[s]
+            along, reason = self._sums[s]
+            summed = np.concatenate(along)
             if np.isin(roots[ids], roots[summed]).any():
                 if not allow_inexact:
                     self.channels.fix(summed, reason)
                 elif not np.isin(roots[summed], stuck).all():
-                    node.rescaled = True
+                    opened.add(s)
+        for node, division, calls in self._means:
+            found = (self._sums[s.sum][0] for s in division.sums if s.sum in opened)
+            along = tuple(ids for axes in found for ids in axes)
+            if any(call.primitive.name.startswith("custom_") for call in calls):
+                for ids in along:  # masks cannot come in between a function and its rule
+                    self.channels.fix(
+                        ids, Reason("a normalisation over the channels", node.eqn, calls)
+                    )
+            elif along:
+                node.divisor = Divisor(division, along)
 
 
 def _literal(atom: Any) -> Value:
-    return Value(PLAIN, constant=True, known=known_constant(atom.val, atom.aval.dtype))
+    known = known_constant(atom.val, atom.aval.dtype)
+    return Value(PLAIN, constant=True, known=known, number=number_of(atom))
 
 
 def differentiable(aval: Any) -> bool:

@@ -165,7 +165,7 @@ class ChannelGraph:
             require_groups(self.groups, masks)
             reading = self._read(inner, variables, args, static)
             reader = self._reader(masks, reading, reading.units(self._grouping.units))
-            how = Dense(read=reader, rescale=reader.rescale, stop=reader.stop)
+            how = Dense(read=reader, count=reader.count, stop=reader.stop)
             return _run(reading, variables, args, how)
 
         return remember(self._compiled, ("masked", inner), lambda: compile_per_keywords(call))
@@ -209,7 +209,7 @@ class ChannelGraph:
         how = Dense(tap=record, inline=True)
         if masks is not None:
             how.read = reader = self._reader(masks, reading, units_of)
-            how.rescale, how.stop = reader.rescale, reader.stop
+            how.count, how.stop = reader.count, reader.stop
         return _run(reading, variables, args, how), tapped
 
     def _consumer(self, node: Node, units_of: Callable[..., np.ndarray]) -> Consumer | None:

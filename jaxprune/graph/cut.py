@@ -11,6 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxprune.graph.labels import Keep, Labels
+
 Positions = Mapping[int, np.ndarray]
 """Per axis the positions that stay."""
 
@@ -20,6 +22,13 @@ def take(value: Any, positions: np.ndarray, axis: int) -> Any:
     if len(positions) == value.shape[axis]:
         return value
     return jnp.take(value, positions, axis=axis, indices_are_sorted=True, unique_indices=True)
+
+
+def take_kept(value: Any, labels: Labels, keep: Keep) -> Any:
+    """The kept channels of a whole array that has no joint tuples."""
+    for axes, ids in labels.tracked.items():
+        value = take(value, np.flatnonzero(keep(ids)), axes[0])
+    return value
 
 
 def cut(leaf: Any, positions: Positions) -> Any:

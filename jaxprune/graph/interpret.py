@@ -16,8 +16,9 @@ from jax.extend.core import Literal
 
 from jaxprune.graph.analysis import Block, Node
 from jaxprune.graph.conform import conform
-from jaxprune.graph.cut import take
+from jaxprune.graph.cut import take_kept
 from jaxprune.graph.labels import Axes, Ids, Keep, Labels, sliced_shape
+from jaxprune.graph.means import Divisor
 from jaxprune.graph.rules import rule_for
 from jaxprune.graph.rules.base import bind
 
@@ -80,14 +81,16 @@ class Dense:
     read: Callable[[Node, jax.Array], jax.Array] | None = None
     tap: Callable[[Node, jax.Array, jax.Array | None], None] | None = None
     write: Callable[[Node, jax.Array], jax.Array] | None = None
-    rescale: Callable[[Node], jax.Array | float] | None = None
+    count: Callable[[Ids], jax.Array] | None = None
     stop: Callable[[jax.Array, Labels], jax.Array] | None = None
     inline: bool = False
 
     def passes(self, node: Node) -> bool:
-        """Bodies in which no channels are read or looked at run as they are."""
+        """Bodies in which no channels are read, counted or looked at run as they are."""
         if node.eqn.primitive.name.startswith("custom_"):  # what these read or write is fixed
             return True
+        if self.count is not None and any(block.has_divisors() for block in node.inner):
+            return False
         return self.write is None and not any(block.has_reads() for block in node.inner)
 
     def untapped(self) -> Dense:
@@ -114,9 +117,9 @@ class Dense:
         if node.read is not None and self.tap is not None:
             at = node.read.operand
             self.tap(node, values[at], values[1 - at] if len(values) == 2 else None)
+        if node.divisor is not None and self.count is not None:
+            values = _with_divisor(node.divisor, values, self.count)
         outs = bind(node.eqn, values)
-        if node.rescaled and self.rescale is not None:
-            outs[0] = outs[0] * jnp.asarray(self.rescale(node), outs[0].dtype)
         if node.relation.writes and self.write is not None:
             outs[0] = self.write(node, outs[0])
         return outs
@@ -147,14 +150,17 @@ class Sliced:
 
     def constant(self, value: Any, labels: Labels) -> Any:
         """Captured arrays are cut."""
-        for axes, ids in labels.tracked.items():
-            value = take(value, np.flatnonzero(self.keep(ids)), axes[0])
-        return value
+        return take_kept(value, labels, self.keep)
 
     def equation(self, node: Node, values: Values) -> Values:
         """Emits the equation and holds its results against the predicted shapes."""
         eqn, relation = node.eqn, node.relation
-        outs = rule_for(eqn.primitive.name).emit(eqn, relation, values, self.keep)
+        if node.divisor is not None:
+            values = _with_divisor(node.divisor, values, lambda ids: self.keep(ids).sum())
+        if relation.whole:  # nothing of it is smaller, so no rule has to know how it runs
+            outs = bind(eqn, values)
+        else:
+            outs = rule_for(eqn.primitive.name).emit(eqn, relation, values, self.keep)
         for out, labels, var in zip(outs, relation.outs, eqn.outvars, strict=True):
             predicted = sliced_shape(labels, var.aval.shape, self.keep)
             if jnp.shape(out) != predicted:
@@ -162,10 +168,19 @@ class Sliced:
                     f"jaxprune: sliced {eqn.primitive.name} gave shape {jnp.shape(out)}, "
                     f"predicted {predicted}; please report this network"
                 )
-        if node.rescaled:
-            ids = np.concatenate([relation.ins[0].tracked[(a,)] for a in _axes(node)])
-            outs[0] = outs[0] * jnp.asarray(ids.size / self.keep(ids).sum(), outs[0].dtype)
         return outs
+
+
+def _with_divisor(divisor: Divisor, values: Values, count: Callable[[Ids], Any]) -> Values:
+    """The operands, the number of channels that is divided by being that of those left."""
+    at = divisor.division.operand
+    number = jnp.asarray(divisor.at([count(ids) for ids in divisor.along]))
+    dtype = jax.dtypes.result_type(values[at])
+    return [
+        *values[:at],
+        jnp.broadcast_to(number.astype(dtype), jnp.shape(values[at])),
+        *values[at + 1 :],
+    ]
 
 
 def _axes(node: Node) -> tuple[int, ...]:
@@ -238,14 +253,12 @@ class MaskReader:
             "reader has lost it; use masks of shape (units,)"
         )
 
-    def rescale(self, node: Node) -> jax.Array:
-        """For a normalisation: all summed channels over the kept ones."""
-        labels = node.relation.ins[0]
-        units = np.concatenate([self.units(labels.tracked[(a,)]) for a in _axes(node)])
-        kept = _gather(self.flat, units).sum(-1)
+    def count(self, ids: Ids) -> jax.Array:
+        """How many channels are left, for a normalisation over them."""
+        kept = _gather(self.flat, self.units(ids)).sum(-1)
         if kept.ndim:
             raise ValueError("allow_inexact and masks per sample do not go together")
-        return len(units) / kept
+        return kept
 
 
 def _gather(flat: jax.Array, units: np.ndarray) -> jax.Array:

@@ -38,7 +38,13 @@ def trace(
         `lambda out: out[1]`; all other outputs keep their channels.
       protect: patterns of layers or variables whose channels all stay: `stem`, `stage3/block?`.
       allow_inexact: open normalisations over the channels (LayerNorm, RMSNorm). A pruned network
-        then normalises over the channels that are left.
+        then normalises over the channels that are left, as the same code does on the narrow
+        weights. A mean divides by their number, and so does an unbiased variance: a sum over
+        channels that is divided by exactly as many as it adds up, or by one less, as it stands in
+        the jaxpr. Any other sum is that of the channels that are left: of `x / norm(x)` nothing
+        is rescaled. What cannot be told from the jaxpr: a number that was meant to follow the
+        width but is not divided by there, such as the `sqrt(dim)` of an RMSNorm that multiplies
+        by it, stays what it was; and a constant that happens to equal the width follows it.
 
     Raises:
       ValueError: nothing is prunable, NaN or infinity in a variable, a pattern that matches

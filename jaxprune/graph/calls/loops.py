@@ -179,7 +179,8 @@ def _settle(
     there is a last one. Returns the blocks of that walk, the carry and all results of the body.
     """
     channels = analysis.channels
-    starts = [replace(v, known=None) for v in starts]  # known in the first step alone
+    # What is known of a carry is so in the first step alone.
+    starts = [replace(v, known=None, number=None, total=()) for v in starts]
     reasons = [analysis.reason("differs between the steps of a loop", eqn)] * len(starts)
     carry = list(starts)
     while True:

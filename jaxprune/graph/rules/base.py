@@ -45,6 +45,11 @@ class Relation:
     work: tuple[int | Ids, ...] = ()
     index: np.ndarray | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the equation runs at its dense shapes, whatever is pruned."""
+        return not any(labels.tracked or labels.free for labels in (*self.ins, *self.outs))
+
 
 @dataclass(frozen=True)
 class Equation:
