@@ -79,8 +79,10 @@ def _widen(
 ) -> jax.Array:
     """Repeats the kept channels of a joint tuple along the free axes that `wider` has besides."""
     places = layout(have, len(shape))
-    at = places.index(axes)
-    value = jnp.squeeze(value, tuple(places.index((a,)) for a in wider if a not in axes))
+    gone = [places.index((a,)) for a in wider if a not in axes]
+    now = places.index(axes) - sum(place < places.index(axes) for place in gone)
+    at = sum(place[0] < wider[0] for place in places)  # where its first axis is
+    value = jnp.moveaxis(jnp.squeeze(value, tuple(gone)), now, at)
     mask = keep(have.tracked[axes])
     front, back = value.shape[:at], value.shape[at + 1 :]
     each = [mask.any(tuple(o for o in range(mask.ndim) if o != i)) for i in range(mask.ndim)]

@@ -21,6 +21,8 @@ def take(value: Any, positions: np.ndarray, axis: int) -> Any:
     """The kept positions along an axis; the value itself where all are kept."""
     if len(positions) == value.shape[axis]:
         return value
+    if isinstance(value, np.ndarray):  # also of types that only the host knows (float0)
+        return value.take(positions, axis)
     return jnp.take(value, positions, axis=axis, indices_are_sorted=True, unique_indices=True)
 
 

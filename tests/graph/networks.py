@@ -432,6 +432,65 @@ def windows(b, x):
     return x.at[:, 0].add(middle[:, 0])
 
 
+# Reshapes that also transpose, what is filled in, and what is drawn.
+
+
+def fortran_order(b, x):
+    """As code that was written for another library has it: the first axis runs fastest."""
+    n, h, w, c = x.shape
+    y = jnp.sin(x).reshape((n * h, w, c), order="F").reshape((n, h, w, c), order="F")
+    columns = x.reshape((n, h * w * c), order="F")
+    b.block()
+    return x + y + (columns @ b.get("kernel", (h * w * c, 3))).sum(-1)[:, None, None, None]
+
+
+def one_concatenated(b, x):
+    """`jnp.concatenate` of one array, which is a reshape with `dimensions`."""
+    *rest, c = x.shape
+    if c % 2:
+        return jnp.concatenate(x[None], -1)
+    return jnp.concatenate(jnp.moveaxis(x.reshape(*rest, c // 2, 2), -1, 0), -1)
+
+
+def filled(b, x):
+    """Masks as transformers add them, and Python numbers that fill a whole array."""
+    n, h, w, c = x.shape
+    y = x.reshape(n, h * w, c)
+    q, k = b.dense(y, 6), b.dense(y, 6)
+    seen = jnp.arange(h * w)[:, None] >= jnp.arange(h * w)
+    weights = jax.nn.softmax(jnp.einsum("nic,njc->nij", q, k) + jnp.where(seen, 0.0, -1e9))
+    y = jnp.full(x.shape, 0.3) * x + jnp.where(x > 0, 0.3, 0.7) + jnp.full_like(x, 2)
+    return y + jnp.einsum("nij,njc->nic", weights, x.reshape(n, h * w, c)).reshape(x.shape)
+
+
+def dropout(b, x):
+    kept = jax.random.bernoulli(jax.random.key(b.count), 0.8, x.shape)
+    return jnp.where(kept, x / 0.8, 0)
+
+
+def random_features(b, x):
+    """A projection that is drawn, never trained, and signs that are."""
+    key, c = jax.random.PRNGKey(b.count), x.shape[-1]
+    y = jnp.cos(x @ jax.random.normal(key, (c, 6), x.dtype) / c**0.5)
+    return y * jax.random.rademacher(jax.random.fold_in(key, 1), (6,), x.dtype)
+
+
+def keys(b, x):
+    """One key for each channel and for each image."""
+    c = x.shape[-1]
+    signs = jax.vmap(lambda k: jax.random.normal(k, (3,), x.dtype))(
+        jax.random.split(jax.random.key(b.count), c)
+    )
+    per_image = jax.vmap(lambda k, y: y * jax.random.uniform(k, (c,), x.dtype))
+    return per_image(jax.random.split(jax.random.key(1), len(x)), x) + signs[:, 1]
+
+
+def bits(b, x):
+    """The bytes of a number; the last one holds its sign."""
+    sign = lax.bitcast_convert_type(x, jnp.uint8)[..., -1] >> 7
+    return x + jnp.where(sign == 1, 0.5, 0.25) * x
+
+
 # Control flow and derivative rules.
 
 
@@ -596,6 +655,13 @@ STRUCTURES = {
     "global_max": lambda b, x: x * jax.nn.softplus(x.max((1, 2), keepdims=True)),
     "elu": lambda b, x: jax.nn.elu(x) + jax.nn.sigmoid(x),
     "mish": lambda b, x: jax.nn.mish(x) - jax.nn.leaky_relu(x),
+    "fortran_order": fortran_order,
+    "one_concatenated": one_concatenated,
+    "filled": filled,
+    "dropout": dropout,
+    "random_features": random_features,
+    "keys": keys,
+    "bits": bits,
 }
 
 BLOCKS = CONVOLUTIONS | RESHAPES | STRUCTURES

@@ -204,24 +204,6 @@ def test_attention_with_one_projection_split_into_three():
     holds(fn, {"a[1]": 2}, tolerance=1e-6, a=(5, 24), o=(8, 3))
 
 
-# Dropout, whose bits are drawn anew.
-
-
-def test_dropout_passes_and_keeps_its_scale():
-    def fn(v, x):
-        h = jnp.tanh(x @ v["a"])
-        keep = jax.random.bernoulli(jax.random.key(0), 0.5, h.shape)
-        return jnp.where(keep, h / 0.5, 0) @ v["b"]
-
-    graph = holds(fn, {"a[1]": 6}, laws=False, a=(5, 6), b=(6, 1))
-    variables = {"a": jnp.ones((5, 6)), "b": jnp.ones((6, 1))}
-    x = jnp.ones((2, 2000, 5))
-    pruned = graph.slice(variables, graph.masks({"a[1]": [0, 4]}))
-    out = pruned.wrap(fn)(pruned.variables, x)
-    np.testing.assert_allclose(out.mean(), 4 * np.tanh(5), rtol=0.05)
-    assert set(np.round(np.unique(out) / np.tanh(5)).tolist()) == {0, 2, 4, 6, 8}
-
-
 # Control flow.
 
 

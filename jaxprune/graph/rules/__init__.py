@@ -7,6 +7,7 @@
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule
 from jaxprune.graph.rules.collectives import COLLECTIVES
 from jaxprune.graph.rules.contractions import CONTRACTIONS
+from jaxprune.graph.rules.drawn import DRAWN
 from jaxprune.graph.rules.elementwise import ELEMENTWISE
 from jaxprune.graph.rules.gathers import GATHERS
 from jaxprune.graph.rules.indexing import SLICES
@@ -15,7 +16,8 @@ from jaxprune.graph.rules.shapes import SHAPES
 from jaxprune.graph.rules.unknown import UNKNOWN
 
 RULES: dict[str, Rule] = {
-    **ELEMENTWISE, **SHAPES, **SLICES, **GATHERS, **REDUCTIONS, **CONTRACTIONS, **COLLECTIVES
+    **ELEMENTWISE, **SHAPES, **SLICES, **GATHERS, **REDUCTIONS, **CONTRACTIONS, **COLLECTIVES,
+    **DRAWN,
 }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from jaxprune.graph.cut import fitting
 from jaxprune.graph.labels import PLAIN, Keep, Labels, sliced_shape
 from jaxprune.graph.rules.base import Equation, Relation, Rule, bind, emit_as_is
-from jaxprune.graph.rules.unknown import fix_all
 
 
 def elementwise(equation: Equation) -> Relation:
@@ -74,10 +73,16 @@ def same_labels(equation: Equation) -> Relation:
 
 
 def bitcast(equation: Equation) -> Relation:
-    """A bitcast between types of one width acts on each entry alone; others change the shape."""
-    if equation.in_shapes != equation.out_shapes:
-        return fix_all(equation)
-    return elementwise(equation)
+    """The same bits in another type. A narrower one adds an axis at the end, a wider one takes it.
+
+    Example: `f32[8,4] → u8[8,4,4]`; what is along the first two axes passes. Fields: none.
+    """
+    channels, rank = equation.channels, len(equation.out_shapes[0])
+    labels = equation.ins[0]
+    parts = range(rank, len(equation.in_shapes[0]))
+    labels = channels.singles(labels, parts) if parts else labels
+    labels = channels.fix_axes(labels, parts, equation.reason("joins the bits of several entries"))
+    return Relation((labels,), (labels,))
 
 
 _NAMES = """
@@ -94,7 +99,7 @@ ELEMENTWISE = {
     **dict.fromkeys(_NAMES, Rule(elementwise, emit_elementwise)),
     "sharding_constraint": Rule(elementwise, emit_sharding_constraint),
     "reshard": Rule(elementwise, emit_reshard),
-    "bitcast_convert_type": Rule(bitcast, emit_elementwise),
+    "bitcast_convert_type": Rule(bitcast, emit_as_is),
     "optimization_barrier": Rule(same_labels, emit_as_is),
     "device_put": Rule(same_labels, emit_as_is),
     "debug_callback": Rule(same_labels, emit_as_is),

@@ -20,9 +20,8 @@ def emit_reshape(
     eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
 ) -> list[Any]:
     """Kept channels are in row-major order before and after, so the sliced shape is enough."""
-    if 0 in eqn.outvars[0].aval.shape:
-        return bind(eqn, values)
-    return [values[0].reshape(sliced_shape(relation.outs[0], eqn.outvars[0].aval.shape, keep))]
+    shape = sliced_shape(relation.outs[0], eqn.outvars[0].aval.shape, keep)
+    return [lax.reshape(values[0], shape)]  # of an array or of a Python number
 
 
 def broadcast_in_dim(equation: Equation) -> Relation:
@@ -47,13 +46,17 @@ def reshape(equation: Equation) -> Relation:
     """Row-major reshape, factored into the smallest runs of axes of equal size on both sides.
 
     Example: `f32[2,4,4,8] → f32[2,128]` repeats the 8 ids 16 times; the inverse finds them again;
-    `f32[2,8] → f32[2,2,4]` holds them on axes (1, 2) together.
+    `f32[2,8] → f32[2,2,4]` holds them on axes (1, 2) together. With `dimensions` the operand's
+    axes are first brought into that order, as `order="F"` and `jnp.concatenate(array)` have it.
     Fields: new_sizes, dimensions.
     """
     shape, out_shape = equation.in_shapes[0], equation.out_shapes[0]
-    if equation.params.get("dimensions") is not None or 0 in shape:
+    if 0 in shape:
         return fix_all(equation)
-    labels, runs = _hold_joints(equation, equation.ins[0], list(_runs(shape, out_shape)))
+    order = equation.params["dimensions"] or range(len(shape))
+    shape = tuple(shape[a] for a in order)
+    labels = equation.ins[0].renumbered({a: i for i, a in enumerate(order)})
+    labels, runs = _hold_joints(equation, labels, shape, list(_runs(shape, out_shape)))
     alone = _alone(runs)
     changed = {a for run, _ in runs for a in run if a not in alone}
     moved = labels.without(a for axes in labels.tracked if changed & set(axes) for a in axes)
@@ -72,7 +75,18 @@ def reshape(equation: Equation) -> Relation:
                 held[0], labels.tracked[held[0]], axes, shape, out_axes, out_shape
             )
         labels = Labels(labels.tracked, labels.free - set(axes))
+    labels = labels.renumbered(dict(enumerate(order)))
     return Relation((labels,), (Labels(tracked, frozenset(free)),))
+
+
+def emit_ordered_reshape(
+    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
+) -> list[Any]:
+    """As `emit_reshape`, after the axes were brought into the order of `dimensions`."""
+    order, value = eqn.params["dimensions"], values[0]
+    if order is not None:
+        value = _transposed(value, relation.ins[0], order, keep)
+    return emit_reshape(eqn, relation, [value], keep)
 
 
 Run = tuple[list[int], list[int]]
@@ -100,7 +114,9 @@ def _alone(runs: Sequence[Run]) -> dict[int, int]:
     return {run[0]: out_run[0] for run, out_run in runs if len(run) == len(out_run) == 1}
 
 
-def _hold_joints(equation: Equation, labels: Labels, runs: list[Run]) -> tuple[Labels, list[Run]]:
+def _hold_joints(
+    equation: Equation, labels: Labels, shape: Shape, runs: list[Run]
+) -> tuple[Labels, list[Run]]:
     """Brings joint tuples and runs together, so that each tuple lies in one run.
 
     A tuple may be a piece of a run, or all of several, which become one; free axes may belong to
@@ -119,7 +135,7 @@ def _hold_joints(equation: Equation, labels: Labels, runs: list[Run]) -> tuple[L
         )
         piece = axes if len(spanned) > 1 else [a for a in axes if held[0] <= a <= held[-1]]
         if {*held, *labels.free}.issuperset(piece):
-            labels = _widened(labels, held, tuple(piece), equation.in_shapes[0])
+            labels = _widened(labels, held, tuple(piece), shape)
             at = runs.index(spanned[0])
             runs = [run for run in runs if run not in spanned]
             runs.insert(at, (axes, out_axes))
@@ -193,9 +209,15 @@ def transpose(equation: Equation) -> Relation:
 def emit_transpose(
     eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
 ) -> list[Any]:
+    """See `_transposed`."""
+    return [_transposed(values[0], relation.ins[0], eqn.params["permutation"], keep)]
+
+
+def _transposed(
+    value: jax.Array, labels: Labels, permutation: Sequence[int], keep: Keep
+) -> jax.Array:
     """Moves physical axes, and puts the channels of a joint tuple into their new order."""
-    (labels,), (out,), (value,) = relation.ins, relation.outs, values
-    permutation = eqn.params["permutation"]
+    out = labels.renumbered({a: i for i, a in enumerate(permutation)})
     ndim = len(permutation)
     before = [frozenset(axes) for axes in layout(labels, ndim)]
     after = layout(out, ndim)
@@ -209,7 +231,7 @@ def emit_transpose(
             rank = np.cumsum(mask.ravel()).reshape(mask.shape) - 1
             order = np.argsort(np.argsort(came))
             value = jnp.take(value, rank.transpose(order)[mask.transpose(order)], axis=place)
-    return [value]
+    return value
 
 
 def concatenate(equation: Equation) -> Relation:
@@ -408,27 +430,9 @@ def emit_iota(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: K
     return [lax.broadcast_in_dim(flat, shape, (axis,))]
 
 
-def random_bits(equation: Equation) -> Relation:
-    """Bits are drawn anew at the sliced shape: new ids on every axis. Fields: shape."""
-    if equation.in_shapes[0]:
-        return fix_all(equation)
-    shape = equation.out_shapes[0]
-    tracked = {(a,): equation.channels.new(n) for a, n in enumerate(shape) if n > 1}
-    return Relation((PLAIN,), (Labels(tracked),))
-
-
-def emit_random_bits(
-    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
-) -> list[Any]:
-    """The same key at the sliced shape."""
-    shape = sliced_shape(relation.outs[0], eqn.outvars[0].aval.shape, keep)
-    return bind(eqn, values, shape=shape)
-
-
 SHAPES = {
     "broadcast_in_dim": Rule(broadcast_in_dim, emit_reshape),
-    "reshape": Rule(reshape, emit_reshape),
-    "expand_dims": Rule(reshape, emit_reshape),
+    "reshape": Rule(reshape, emit_ordered_reshape),
     "squeeze": Rule(squeeze, emit_reshape),
     "transpose": Rule(transpose, emit_transpose),
     "concatenate": Rule(concatenate, emit_concatenate),
@@ -439,5 +443,4 @@ SHAPES = {
     "split": Rule(split, emit_split),
     "pad": Rule(pad, emit_pad),
     "iota": Rule(iota, emit_iota),
-    "random_bits": Rule(random_bits, emit_random_bits),
 }
