@@ -225,6 +225,21 @@ def constant(b, x):
     return x * np.linspace(0.5, 1.5, x.shape[-1])
 
 
+def modulated(b, x):
+    """A kernel per sample, which `vmap` makes a convolution with samples as its groups."""
+    style = jnp.tanh(b.dense(x.mean((1, 2)), x.shape[-1]))
+    b.block()
+    kernel = b.get("kernel", (3, 3, x.shape[-1], 6))
+
+    def convolved(x, style):
+        scaled = kernel * (1 + style[:, None])
+        return lax.conv_general_dilated(
+            x[None], scaled, (1, 1), "SAME", dimension_numbers=DIMENSIONS
+        )[0]
+
+    return jax.vmap(convolved)(x, style)
+
+
 def conditional_kernels(b, x):
     """Kernels mixed for each sample; samples side by side as the groups of one convolution."""
     n, h, w, c = x.shape
@@ -578,6 +593,7 @@ CONVOLUTIONS = {
     "remat": remat,
     "channels_first": channels_first,
     "linear_unit": linear_unit,
+    "modulated": modulated,
     "conditional_kernels": conditional_kernels,
 }
 

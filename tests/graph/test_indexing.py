@@ -59,6 +59,9 @@ CONSTANT = {
         lambda h, v: lax.scan(lambda c, y: (c, jnp.cos(y)[..., ORDER]), 0.0, h)[1], 6, 6,
     ),
     "in_a_checkpoint": (lambda h, v: jax.checkpoint(lambda y: jnp.cos(y)[..., ORDER])(h), 6, 6),
+    "one_array_joined": (
+        lambda h, v: jnp.concatenate(jnp.moveaxis(h.reshape(2, 6, 3, 2), -1, 0), -1), 6, 6,
+    ),
     "split_and_stacked": (
         lambda h, v: jnp.hstack(jnp.split(h, 3, -1)[::-1]).reshape(2, 6, 6), 6, 2,
     ),
@@ -105,6 +108,9 @@ BESIDE = {
     "added": lambda h: h.at[np.arange(2)[:, None], STEPS[..., 0]].add(jnp.cos(h[:, 2:])),
     "added_per_channel": lambda h: jax.vmap(jax.vmap(lambda y, i: y.at[i].add(y[::-1])), 2, 2)(
         h, jnp.argsort(h, 1)
+    ),
+    "put_per_channel": lambda h: jnp.put_along_axis(
+        h, jnp.argsort(h, 1)[:, :2], 0.5, axis=1, inplace=False
     ),
     "by_all_indices": lambda h: h[
         np.arange(2)[:, None, None], jnp.argsort(h, 1)[:, :3], np.arange(6)

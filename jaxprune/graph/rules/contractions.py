@@ -132,7 +132,8 @@ def ragged_dot(equation: Equation) -> Relation:
     if set(rows) & {*contracted, *batch}:  # the form of a derivative
         return fix_all(equation)
     reason = equation.reason("rows are counted for each kernel")
-    counted = zip(equation.ins, (rows, experts, (0,)), strict=True)
+    every = range(len(equation.in_shapes[2]))
+    counted = zip(equation.ins, (rows, experts, every), strict=True)
     ins = [equation.channels.fix_axes(labels, axes, reason) for labels, axes in counted]
     return _product(replace(equation, ins=tuple(ins)), numbers.dot_dimension_numbers, experts)
 
