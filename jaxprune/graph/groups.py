@@ -76,26 +76,16 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
     ]
     axes = [(p, a, ids) for p, a, ids in axes if ids is not None]
 
-    # Where each class of tied channels lies: class → {number of the axis: positions}.
-    places: dict[int, dict[int, list[int]]] = {}
-    for number, (_, _, ids) in enumerate(axes):
-        for position, root in enumerate(roots[ids].tolist()):
-            if root not in reasons:
-                places.setdefault(root, {}).setdefault(number, []).append(position)
-
-    alike: dict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = {}
-    for place in places.values():
-        signature = tuple((number, len(positions)) for number, positions in place.items())
-        alike.setdefault(signature, []).append(place)
-
+    stuck = np.zeros(analysis.channels.count, bool)
+    stuck[list(reasons)] = True
     order = _writing_order(analysis, axes)
     reads = _read_axes(analysis, axes)
     kinds = tell(analysis, roots, axes)
     found = []
     alone: dict[int, str] = {}
-    for signature, classes in alike.items():
-        numbers = sorted((number for number, _ in signature), key=lambda n: order[n])
-        if len(classes) == 1:
+    for places in _alike(axes, roots, stuck):
+        numbers = sorted(places, key=lambda n: order[n])
+        if len(places[numbers[0]]) == 1:
             alone.update(dict.fromkeys(numbers, "a single unit of channels, which has to stay"))
             continue
         members = tuple(
@@ -103,7 +93,7 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
                 path=axes[n][0],
                 axis=axes[n][1],
                 role="reads" if n in reads else "writes",
-                positions=np.array([c[n] for c in classes]),
+                positions=places[n],
             )
             for n in numbers
         )
@@ -122,11 +112,11 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
 
     fixed, own = {}, analysis.channels.own_reasons()
     for number, (path, axis, ids) in enumerate(axes):
-        stuck = [i for i in ids.tolist() if roots[i] in reasons]
-        if stuck:
+        held = ids[stuck[roots[ids]]].tolist()
+        if held:
             # What fixes these very channels says more than what fixes others that are tied to them.
-            said = next((own[i] for i in stuck if own[i]), reasons[int(roots[stuck[0]])])
-            part = "" if len(stuck) == len(ids) else f" ({len(stuck)} of {len(ids)} positions)"
+            said = next((own[i] for i in held if own[i]), reasons[int(roots[held[0]])])
+            part = "" if len(held) == len(ids) else f" ({len(held)} of {len(ids)} positions)"
             fixed[f"{path}[{axis}]"] = f"{said}{part}"
         elif number in alone and not any(
             m.path == path and m.axis == axis for g in groups.values() for m in g.members
@@ -143,22 +133,61 @@ def _known(member: Member, names: Names | None) -> str | None:
 Axis = tuple[str, int, Ids]
 
 
+def _alike(
+    axes: Sequence[Axis], roots: np.ndarray, stuck: np.ndarray
+) -> list[dict[int, np.ndarray]]:
+    """Puts classes of tied channels together that lie on the same axes, as often on each.
+
+    Returns for each such set of classes, by the number of an axis, where along it each of them
+    lies, int (classes, repeats); classes and sets are in the order in which the axes hold them.
+
+    Args:
+      axes: those of the variables.
+      roots: the class of each channel.
+      stuck: per class, whether it is fixed.
+    """
+    if not axes:
+        return []
+    classes = np.concatenate([roots[ids] for _, _, ids in axes])
+    numbers = np.concatenate([np.full(len(ids), n) for n, (_, _, ids) in enumerate(axes)])
+    positions = np.concatenate([np.arange(len(ids)) for _, _, ids in axes])
+    free = ~stuck[classes]
+    _, first, classes = np.unique(classes[free], return_index=True, return_inverse=True)
+    classes = np.argsort(np.argsort(first))[classes]  # numbered as they come
+    order = np.argsort(classes, kind="stable")
+    numbers, positions = numbers[free][order], positions[free][order]
+    lengths = np.bincount(classes)
+    starts = np.cumsum(lengths) - lengths
+
+    found: list[tuple[int, dict[int, np.ndarray]]] = []
+    for length in np.unique(lengths):
+        some = np.flatnonzero(lengths == length)
+        entries = starts[some][:, None] + np.arange(length)
+        kinds, kind_of = np.unique(numbers[entries], axis=0, return_inverse=True)
+        for i, kind in enumerate(kinds):
+            chosen = kind_of.ravel() == i
+            where = positions[entries[chosen]]
+            found.append(
+                (int(some[chosen][0]), {int(n): where[:, kind == n] for n in np.unique(kind)})
+            )
+    return [places for _, places in sorted(found, key=lambda f: f[0])]
+
+
 def _writing_order(analysis: Analysis, axes: Sequence[Axis]) -> list[float]:
     """Axes in the order in which contractions first write with them, then all others."""
-    first: dict[int, int] = {}
-    for time, ids in enumerate(analysis.written):
-        for i in np.unique(ids).tolist():
-            first.setdefault(i, time)
     late = len(analysis.written)
-    return [
-        min((first[i] for i in ids.tolist() if i in first), default=late + number)
-        for number, (_, _, ids) in enumerate(axes)
-    ]
+    first = np.full(analysis.channels.count, late)
+    for time, ids in reversed([*enumerate(analysis.written)]):
+        first[ids] = time
+    times = [int(first[ids].min()) for _, _, ids in axes]
+    return [late + number if time == late else time for number, time in enumerate(times)]
 
 
 def _read_axes(analysis: Analysis, axes: Sequence[Axis]) -> set[int]:
-    read = np.concatenate(analysis.read) if analysis.read else np.empty(0, int)
-    return {number for number, (_, _, ids) in enumerate(axes) if np.isin(ids, read).any()}
+    read = np.zeros(analysis.channels.count, bool)
+    for ids in analysis.read:
+        read[ids] = True
+    return {number for number, (_, _, ids) in enumerate(axes) if read[ids].any()}
 
 
 def _number_units(

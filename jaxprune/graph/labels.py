@@ -112,8 +112,10 @@ class Channels:
         """How many channels stay or fall with these so far; 0 where any of them is fixed."""
         roots = self.roots()
         held = np.unique(roots[ids])
-        stuck = [roots[ids] for ids, _ in self._fixed]
-        if stuck and np.isin(held, np.concatenate(stuck)).any():
+        stuck = np.zeros(self.count, bool)
+        for fixed, _ in self._fixed:
+            stuck[roots[fixed]] = True
+        if stuck[held].any():
             return 0
         return int(np.bincount(roots)[held].sum())
 
@@ -124,6 +126,8 @@ class Channels:
 
     def roots(self) -> np.ndarray:
         """For every id one that stands for all those that it is tied to, int (count,)."""
+        if self._rooted == len(self._ties) and len(self._roots) == self.count:
+            return self._roots
         roots = np.concatenate([self._roots, np.arange(len(self._roots), self.count)])
         ties = self._ties[self._rooted :]
         if ties:
