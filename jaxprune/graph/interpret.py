@@ -174,8 +174,9 @@ class Sliced:
 def _with_divisor(divisor: Divisor, values: Values, count: Callable[[Ids], Any]) -> Values:
     """The operands, the number of channels that is divided by being that of those left."""
     at = divisor.division.operand
-    number = jnp.asarray(divisor.at([count(ids) for ids in divisor.along]))
     dtype = jax.dtypes.result_type(values[at])
+    wide = jnp.promote_types(dtype, jnp.float32)  # masks may be narrower than the network
+    number = divisor.at([jnp.asarray(count(ids), wide) for ids in divisor.along])
     return [
         *values[:at],
         jnp.broadcast_to(number.astype(dtype), jnp.shape(values[at])),

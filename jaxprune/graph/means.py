@@ -95,7 +95,7 @@ def fold(eqn: Any, numbers: Sequence[float | None]) -> float | None:
     name = eqn.primitive.name
     if not known or len(known) < len(numbers):
         return None
-    if name in _HANDED_ON:
+    if name in _HANDED_ON and len(known) == 1:
         return known[0]
     return _FOLDED[name](*known) if name in _FOLDED else None
 
@@ -111,14 +111,15 @@ def add_up(
       numbers: per operand, the number that it is.
       new: the number of the sum that this equation is, if it sums channels.
     """
-    name = eqn.primitive.name
-    if name in ("reduce_sum", "psum"):
+    name, alone = eqn.primitive.name, len(eqn.invars) == 1
+    if name in ("reduce_sum", "psum") and alone:
         shape, axes = eqn.invars[0].aval.shape, eqn.params["axes"]
         size = math.prod(shape[a] for a in axes if isinstance(a, int))
         if new is not None:
             return (*sums[0], Summed(new, size)), None
-        return tuple(Summed(s.sum, s.size * size) for s in sums[0][-1:]), None
-    if name in _HANDED_ON:
+        last = (Summed(s.sum, s.size * size) for s in sums[0][-1:])
+        return (*sums[0][:-1], *last), None
+    if name in _HANDED_ON and alone:
         return sums[0], None
     if name in ("div", "mul") and sums[0] + sums[1]:
         at = next((i for i, n in enumerate(numbers) if n), None)
