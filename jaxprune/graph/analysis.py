@@ -52,6 +52,7 @@ class Node:
     emit: Callable[[Node, list[Any], Any], list[Any]] | None = None
     kernels: tuple[int, ...] = ()
     kernel: str | None = None
+    constant: bool = False
     divisor: Divisor | None = None
 
 
@@ -210,7 +211,7 @@ class Analysis:
         equation = Equation(eqn, labels, self.channels, self.around, tuple(operands))
         relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
-        constant = all(v.constant for v in operands)
+        node.constant = constant = all(v.constant for v in operands)
         source = next((v.source for v in operands if v.source), None)
         sums = frozenset[int]().union(*(v.sums for v in operands))
         numbers = [v.number for v in operands]

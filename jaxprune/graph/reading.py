@@ -130,6 +130,8 @@ def read(
                 analysis.channels.fix(ids, Reason(kept))
             wanted.append(PLAIN)
     block.outs = tuple(wanted)
+    if fix_unused:
+        _fix_unread(analysis, block)
     analysis.settle_normalisations(allow_inexact)
     return Reading(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
 
@@ -175,6 +177,29 @@ def _fix_unused(analysis: Analysis, jaxpr: Any, names: Sequence[str]) -> None:
             for ids in analysis.variables[path]:
                 if ids is not None:
                     analysis.channels.fix(ids, Reason("not used by the function"))
+
+
+def _fix_unread(analysis: Analysis, block: Block) -> None:
+    """Fixes what the function leaves in a variable at these shapes, and may read at others.
+
+    Example: of a table of positions as long as the longest text, a short one reads the first rows.
+    """
+    used = [
+        labels
+        for node in block.all_nodes()
+        if not node.constant or node.relation.work or node.relation.reads
+        for labels in node.relation.ins
+    ]
+    roots = analysis.channels.roots()
+    read = np.zeros(int(roots.max(initial=-1)) + 1, bool)
+    arrays = {id(i): i for labels in (*used, *block.outs) for i in labels.tracked.values()}
+    for ids in arrays.values():
+        read[roots[ids]] = True
+    for all_ids in analysis.variables.values():
+        for ids in all_ids:
+            if ids is not None and not read[roots[ids]].all():
+                left = ids[~read[roots[ids]]]
+                analysis.channels.fix(left, Reason("not used by the function at these shapes"))
 
 
 def state_outputs(

@@ -259,3 +259,20 @@ def test_the_check_on_a_users_network():
     assert not report.ok and "DOES NOT HOLD" in str(report)
     out = graph.slice(variables, random_masks(graph)).wrap(noisy)
     assert out is not None
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_rows_of_a_table_that_a_short_input_leaves_stay(cast):
+    variables = {n: jnp.ones(s) for n, s in {"e": (7, 8), "p": (16, 8), "o": (8, 3)}.items()}
+
+    def fn(v, x):
+        table = v["p"].astype(jnp.bfloat16) if cast else v["p"]
+        rows = table[: x.shape[1]] if x.ndim == 3 else table[jnp.arange(x.shape[0])]
+        return jnp.tanh(x @ v["e"] + rows) @ v["o"]
+
+    for x in (jnp.ones((2, 5, 7)), jnp.ones((5, 7))):
+        graph = trace(fn, variables, x)
+        assert list(graph.groups) == ["e[1]"]
+        assert "p[0]" in graph.fixed
+    pruned = graph.slice(variables, graph.masks({"e": [1, 2]}))
+    assert pruned.wrap(fn)(pruned.variables, jnp.ones((9, 7))).shape == (9, 3)
