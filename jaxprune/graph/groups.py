@@ -115,7 +115,7 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
         held = ids[stuck[roots[ids]]].tolist()
         if held:
             # What fixes these very channels says more than what fixes others that are tied to them.
-            said = next((own[i] for i in held if own[i]), reasons[int(roots[held[0]])])
+            said = own[held[0]] or reasons[int(roots[held[0]])]
             part = "" if len(held) == len(ids) else f" ({len(held)} of {len(ids)} positions)"
             fixed[f"{path}[{axis}]"] = f"{said}{part}"
         elif number in alone and not any(

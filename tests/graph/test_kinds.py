@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from test_attention import GROUPED, X
+from test_attention import flat as flat_kernels
 
 from jaxprune.graph import trace
 
@@ -81,6 +83,15 @@ APART = {"q": (7, 4, 6), "k": (7, 2, 6), "v": (7, 2, 6), "o": (4, 6, 3)}
 )
 def test_attention_says_what_its_units_are(fn, shapes, expected):
     assert kinds(fn, **shapes) == expected
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_every_form_of_grouped_attention_says_so(name):
+    fn, shapes = flat_kernels(GROUPED[name])
+    variables = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
+    (group,) = trace(fn, variables, X).groups.values()
+    # Without a product that has heads on an axis of its own nothing is sure.
+    assert group.kind == ("" if name == "by_product_and_sum" else KEYS)
 
 
 def weighted(v, x):
