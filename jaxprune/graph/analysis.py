@@ -209,6 +209,7 @@ class Analysis:
             return node, results
         labels = tuple(v.labels for v in operands)
         equation = Equation(eqn, labels, self.channels, self.around, tuple(operands))
+        mark = self.channels.mark()
         relation = rule_for(eqn.primitive.name).relate(equation)
         node = Node(eqn, relation)
         node.constant = constant = all(v.constant for v in operands)
@@ -229,8 +230,15 @@ class Analysis:
             summed = tuple(held[(a,)] for a in node.read.axes)
             reason = Reason("a normalisation over the channels", eqn, self.around)
             self._sums.append((summed, reason))
+        elif relation.within:
+            sums |= {len(self._sums)}
+            text = "a normalisation over the channels inside of units that are pruned whole"
+            self._sums.append(((), Reason(text, eqn, self.around)))
         elif sums:
             self._notice_normalisation(operands, relation)
+            inside = (why for along, why in (self._sums[s] for s in sorted(sums)) if not along)
+            if (why := next(inside, None)) is not None:
+                self.channels.retell(mark, labels, why)
         number = fold(eqn, numbers) if constant else None
         results = zip(relation.outs, known_results(eqn, [v.known for v in operands]), strict=True)
         return node, [Value(o, source, constant, sums, k, number, total) for o, k in results]
@@ -297,10 +305,13 @@ class Analysis:
         opened: set[int] = set()
         for s, ids in self._normalised:
             along, reason = self._sums[s]
+            if not along:
+                continue
             summed = np.concatenate(along)
             if np.isin(roots[ids], roots[summed]).any():
                 if not allow_inexact:
-                    self.channels.fix(summed, reason)
+                    met = ids[np.isin(roots[ids], roots[summed])]  # such as those of the scale
+                    self.channels.fix(np.append(summed, met), reason)
                 elif not np.isin(roots[summed], stuck).all():
                     opened.add(s)
         for node, division, calls in self._means:

@@ -108,6 +108,15 @@ class Channels:
         """Fixes ids: they are never pruned. `reason` says what forbids it."""
         self._fixed.append((np.unique(ids), reason))
 
+    def retell(self, mark: tuple[int, int, int], labels: Iterable[Labels], reason: Reason) -> None:
+        """Puts `reason` before those that fix single axes of `labels` since `mark`."""
+        later = [ids for ids, _ in self._fixed[mark[2] :]]
+        for held in labels if later else ():
+            for axes, ids in held.tracked.items():
+                told = ids[np.isin(ids, np.concatenate(later))]
+                if len(axes) == 1 and told.size:
+                    self._fixed.insert(mark[2], (np.unique(told), reason))
+
     def reach(self, ids: Ids) -> int:
         """How many channels stay or fall with these so far; 0 where any of them is fixed."""
         roots = self.roots()

@@ -1,8 +1,10 @@
 """`explain` and `preview`: what they tell is what cutting does."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from networks import example
 
 from jaxprune.graph import cost, trace
@@ -94,3 +96,28 @@ def test_preview_refuses_what_slice_refuses(traced):
         graph.preview(graph.masks({name: range(group.size)}))
     with pytest.raises(ValueError, match="missing"):
         graph.preview({})
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_scales_of_normalised_queries_and_keys_tell_the_normalisation(flat):
+    def norm(h, scale):
+        return h * (lax.rsqrt((h * h).mean(-1, keepdims=True)) * scale)
+
+    def fn(v, x):
+        if flat:
+            q, k = ((x @ v[n]).reshape(2, 5, 4, 6) for n in "qk")
+        else:
+            q, k = (jnp.einsum("blf,fhd->blhd", x, v[n].reshape(7, 4, 6)) for n in "qk")
+        q = norm(q, v["qs"])
+        k = norm(k, v["ks"])
+        return jax.nn.softmax(jnp.einsum("blhd,bmhd->bhlm", q, k)).sum(1) @ v["o"]
+
+    shapes = {"q": (7, 24), "k": (7, 24), "qs": (6,), "ks": (6,), "o": (5, 3)}
+    if not flat:
+        shapes |= {"q": (7, 4, 6), "k": (7, 4, 6)}
+    graph = trace(fn, {n: jnp.ones(s) for n, s in shapes.items()}, jnp.ones((2, 5, 7)))
+    assert list(graph.groups) == ["q[1]"] and graph.groups["q[1]"].kind == "heads"
+    lines = [graph.fixed[f"{n}[0]"] for n in ("qs", "ks")]
+    inside = " inside of units that are pruned whole" if flat else ""
+    assert all(line.endswith(f"a normalisation over the channels{inside}") for line in lines)
+    assert all("reduce_sum at " in line for line in lines)

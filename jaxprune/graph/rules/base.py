@@ -35,6 +35,7 @@ class Relation:
         same ids, and one of them is to be masked.
       writes: for a contraction, the axes of result 0 that come from operand i, per operand.
       work: for a contraction, its multiply-accumulates as factors (sizes, or ids along an axis).
+      within: whether a sum runs over a part of a joint tuple, such as the width of each head.
       index: for an access by constants along channels, where they point in the dense array.
     """
 
@@ -43,6 +44,7 @@ class Relation:
     reads: tuple[Read, ...] = ()
     writes: tuple[dict[int, int], ...] = ()
     work: tuple[int | Ids, ...] = ()
+    within: bool = False
     index: np.ndarray | None = None
 
     @property

@@ -19,7 +19,9 @@ def reduce_sum(equation: Equation) -> Relation:
     labels = Labels(labels.tracked, labels.free - set(axes))
     summed = tuple(a for a in axes if (a,) in labels.tracked)
     reads = (Read(0, summed),) if summed else ()
-    return Relation((labels,), (_drop_axes(labels, axes, equation.in_shapes[0]),), reads)
+    within = any(set(held) & set(axes) for held in equation.ins[0].joint) and not summed
+    out = _drop_axes(labels, axes, equation.in_shapes[0])
+    return Relation((labels,), (out,), reads, within=within)
 
 
 def reduce_other(equation: Equation) -> Relation:
