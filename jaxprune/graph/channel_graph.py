@@ -348,8 +348,14 @@ class ChannelGraph:
         )
 
     def check(self, fn: Fn, variables: Any, *args: Any, seed: int = 0, **static: Any) -> Report:
-        """Holds the laws on the user's own network; see `Report`."""
-        return check_laws(self, functools.partial(_inner(fn), **static), variables, args, seed)
+        """Holds the laws on the user's own network; see `Report`.
+
+        Raises:
+          ValueError: every output is NaN or infinite on these inputs.
+        """
+        called = functools.partial(_inner(fn), **static)
+        own = None if self._base is None else self._base.wrap(called)
+        return check_laws(self, called, variables, args, seed, own=own)
 
     def explain(self) -> Explanation:
         """Every group and every fixed axis, as data; `str()` of it is a table."""

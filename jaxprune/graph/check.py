@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxprune.graph.compiled import quick_options
+from jaxprune.graph.held import Held, Laws
+from jaxprune.graph.rounding import QUICK, is_inexact, tolerance_of, widened
 
 if TYPE_CHECKING:
     from jaxprune.graph.channel_graph import ChannelGraph
@@ -20,12 +21,22 @@ if TYPE_CHECKING:
 class Report:
     """The largest differences, relative to the largest entry of what is compared.
 
+    The laws are held at the variables and inputs as given and at a point beside them, where none is
+    zero. Where a difference is more than a few roundings, all of it is repeated in float64, and
+    that decides. What one rounding of the inputs moves further than it differs (a ReLU at zero, a
+    gradient that cancels) counts as no difference.
+
     Attributes:
       sliced: outputs of the masked network against those of the sliced one, over random masks.
       gradients: gradients of both with respect to the kept entries.
-      full: outputs under full masks against the user's own function.
+      full: outputs and gradients under full masks against those of the user's own function.
       masks: how many random masks were tried.
-      tolerance: what rounding allows in the network's precision.
+      tolerance: what rounding allows in that precision.
+      precision: the narrowest type that the network computed in when this was measured.
+      outputs: which outputs were compared.
+      differentiated: of which of them gradients were, with respect to `variables`.
+      variables: whose gradients.
+      notes: what else there is to know: what was not looked at, which precision was not reached.
     """
 
     sliced: float
@@ -33,29 +44,42 @@ class Report:
     full: float
     masks: int
     tolerance: float
+    precision: str = ""
+    outputs: tuple[str, ...] = ()
+    differentiated: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether all differences are within the tolerance."""
+        """Whether all differences of what was looked at are within the tolerance."""
         return max(self.sliced, self.gradients, self.full) <= self.tolerance
 
     def __str__(self) -> str:
         verdict = "holds" if self.ok else "DOES NOT HOLD"
-        return (
-            f"{verdict} over {self.masks} random masks: masked against sliced {self.sliced:.1e}, "
-            f"gradients {self.gradients:.1e}, full masks against the function {self.full:.1e} "
-            f"(tolerance {self.tolerance:.0e})"
-        )
+        gradients = "-", "there is nothing to differentiate"
+        if self.differentiated:
+            of = f"of {_listed(self.differentiated)} by {_listed(self.variables)}"
+            gradients = f"{self.gradients:.1e}", of
+        rows = [
+            ("masked against sliced", f"{self.sliced:.1e}", _listed(self.outputs)),
+            ("gradients", *gradients),
+            ("full masks, the function", f"{self.full:.1e}", ""),
+            ("tolerance", f"{self.tolerance:.0e}", f"for {self.precision}"),
+        ]
+        lines = [f"{verdict} over {self.masks} random masks"]
+        for what, figure, more in rows:
+            lines += textwrap.wrap(
+                f"  {what:<25}{figure:>8}  {more}", 80, subsequent_indent=" " * 37
+            )
+        for note in self.notes:
+            lines += textwrap.wrap(f"  {note}", 80, subsequent_indent="    ")
+        return "\n".join(lines)
 
 
-def random_masks(graph: ChannelGraph, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """0/1 masks with a random number of units kept in each group, at least one."""
-    masks = {}
-    for name, group in graph.groups.items():
-        kept = rng.permutation(group.size)[: rng.integers(1, group.size + 1)]
-        masks[name] = np.zeros(group.size, np.float32)
-        masks[name][kept] = 1
-    return masks
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_laws(
@@ -65,52 +89,71 @@ def check_laws(
     args: Sequence[Any],
     seed: int = 0,
     trials: int = 3,
+    own: Callable[..., Any] | None = None,
 ) -> Report:
-    """Masked against sliced, outputs and gradients, and full masks against the function."""
-    rng = np.random.default_rng(seed)
-    dtypes = [jnp.result_type(x) for x in jax.tree.leaves(variables)]
-    widest = max((d for d in dtypes if jnp.issubdtype(d, jnp.inexact)), key=lambda d: d.itemsize)
-    tolerance = {8: 1e-9, 4: 2e-3, 2: 0.1}[widest.itemsize]
-    inner = graph.masked(fn)
-    masked, own = _quick(inner), _quick(fn)
-    masked_grad = _quick(jax.grad(lambda v, m, *a: _scalar(inner(v, m, *a)), allow_int=True))
-    full = _difference(masked(variables, graph.full_masks(), *args), own(variables, *args))
+    """Masked against sliced and full masks against the function, outputs and gradients.
 
-    outputs, gradients = 0.0, 0.0
-    for _ in range(trials):
-        masks = random_masks(graph, rng)
-        pruned = graph.slice(variables, masks)
-        wrapped = pruned.wrap(fn)
-        dense_out = masked(variables, masks, *args)
-        sliced_out = _quick(wrapped)(pruned.variables, *args)
-        outputs = max(outputs, _difference(pruned.cut_state(dense_out), sliced_out))
+    Args:
+      graph: of `fn`.
+      fn: the user's function.
+      variables: its variables.
+      args: its inputs.
+      seed: of the random masks.
+      trials: how many of them.
+      own: what runs on these variables, where that is not `fn` (a network that was pruned).
 
-        sliced_grad = _quick(
-            jax.grad(lambda v, *a, small=wrapped: _scalar(small(v, *a)), allow_int=True)
-        )(pruned.variables, *args)
-        dense_grad = masked_grad(variables, masks, *args)
-        gradients = max(gradients, _difference(pruned.cut(dense_grad), sliced_grad))
-    return Report(outputs, gradients, full, trials, tolerance)
+    Raises:
+      ValueError: no output has a finite entry on these inputs.
+    """
+    # Strongly typed, as they are once they were cut.
+    variables = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.result_type(x)) if is_inexact(jnp.result_type(x)) else x,
+        variables,
+    )
+    network = graph, fn, own or fn, seed, trials
+    with jax.default_matmul_precision("highest"):
+        held = Laws(*network, variables, args).hold()
+        limit = min(QUICK, tolerance_of(held.precision))
+        if held.within(limit) or held.precision == "float64":
+            return _report(held, trials, limit)
+        largest = held.largest(limit)
+        told = f"it came to {largest:.0e}" if largest > limit else _unseen(held)
+        notes = [f"in {held.precision} {told}, so"]
+        try:
+            with jax.enable_x64(True):
+                held = Laws(*network, *widened((variables, args))).hold()
+        except Exception as error:  # whatever a function does with types that it does not expect
+            told = f"{type(error).__name__}: {error}".partition("\n")[0]
+            notes[-1] += f" float64 was tried, which fails: {told[:160]}"
+        else:
+            notes[-1] += " it was repeated with all inputs in float64"
+            if held.precision != "float64":
+                notes[-1] += f", but the function itself computes in {held.precision}"
+    return _report(held, trials, tolerance_of(held.precision), notes)
 
 
-def _quick(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(fn, compiler_options=quick_options())
+def _unseen(held: Held) -> str:
+    return f"only rounding, NaN or infinity is seen of {_listed(held.unseen())}"
 
 
-def _scalar(out: Any) -> jax.Array:
-    """The mean square of all floating outputs that keep their shape under a cut: the first leaf."""
-    first = jax.tree.leaves(out)[0]
-    return jnp.sum(jnp.square(first.astype(jnp.promote_types(first.dtype, jnp.float32))))
-
-
-def _difference(a: Any, b: Any) -> float:
-    worst = 0.0
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if x.dtype == jax.dtypes.float0 or not jnp.issubdtype(x.dtype, jnp.number):
-            continue
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        if x.shape != y.shape or (np.isnan(x) != np.isnan(y)).any():
-            return float("inf")
-        apart = np.abs(np.nan_to_num(x) - np.nan_to_num(y)).max(initial=0)
-        worst = max(worst, float(apart / max(1.0, np.abs(np.nan_to_num(x)).max(initial=0))))
-    return worst
+def _report(held: Held, trials: int, tolerance: float, notes: Sequence[str] = ()) -> Report:
+    compared_alone = [name for name in held.outputs if name not in held.differentiated]
+    told = list(notes)
+    if not held.variables:
+        told.append("no gradients: the variables are whole numbers")
+    elif compared_alone:
+        told.append(f"compared, not differentiated: {_listed(compared_alone)}")
+    if held.unseen():
+        told.append(f"at every point {_unseen(held)}, of which the laws say nothing")
+    return Report(
+        sliced=held.largest(tolerance, "sliced"),
+        gradients=held.largest(tolerance, "gradients"),
+        full=held.largest(tolerance, "full"),
+        masks=trials,
+        tolerance=tolerance,
+        precision=held.precision,
+        outputs=held.outputs,
+        differentiated=held.differentiated if held.variables else (),
+        variables=held.variables,
+        notes=tuple(told),
+    )

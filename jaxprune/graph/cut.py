@@ -41,17 +41,17 @@ def cut(leaf: Any, positions: Positions) -> Any:
     """
     if not positions:
         return leaf
-    if not _on_host(leaf):
+    if not on_host(leaf):
         return jax.jit(lambda x: _take_all(x, positions))(leaf)
     value = np.asarray(leaf)
     for axis, kept in positions.items():
         value = value.take(kept, axis)
-    return _put(value, leaf) if isinstance(leaf, jax.Array) else value
+    return put(value, leaf) if isinstance(leaf, jax.Array) else value
 
 
 def copied(leaf: Any) -> jax.Array:
     """A copy of an array as a JAX array, on the same devices."""
-    return _put(np.array(leaf), leaf) if _on_host(leaf) else jnp.array(leaf, copy=True)
+    return put(np.array(leaf), leaf) if on_host(leaf) else jnp.array(leaf, copy=True)
 
 
 def _take_all(value: Any, positions: Positions) -> Any:
@@ -60,7 +60,7 @@ def _take_all(value: Any, positions: Positions) -> Any:
     return value
 
 
-def _on_host(leaf: Any) -> bool:
+def on_host(leaf: Any) -> bool:
     """Whether the host can see all of an array. Typed keys are no numbers to it."""
     if isinstance(leaf, Tracer):
         return False
@@ -69,7 +69,8 @@ def _on_host(leaf: Any) -> bool:
     return True
 
 
-def _put(value: np.ndarray, like: Any) -> jax.Array:
+def put(value: np.ndarray, like: Any) -> jax.Array:
+    """A host's array as a JAX array, on the devices of another one of about its shape."""
     if not (isinstance(like, jax.Array) and like.committed):
         return jax.device_put(value)
     sharding = fitting(like.sharding, value.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxprune.graph import paths
 from jaxprune.graph.arguments import require_shapes
 from jaxprune.graph.compiled import compile_per_keywords, remember
-from jaxprune.graph.cut import cut
+from jaxprune.graph.cut import Positions, cut
 from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
 from jaxprune.graph.latency import LatencyCheck
@@ -113,11 +113,15 @@ class Pruned:
     def cut_state(self, out: Any) -> Any:
         """Cuts in an output of the unpruned `fn` what holds new values of variables."""
         leaves, tree = jax.tree.flatten(out)
+        for i, positions in self.state_positions(out).items():
+            leaves[i] = cut(leaves[i], positions)
+        return tree.unflatten(leaves)
+
+    def state_positions(self, out: Any) -> dict[int, Positions]:
+        """Per flat output of the unpruned `fn` that is cut, the positions that stay."""
         shapes = {path: self._shape_after(path, self.before) for path in self.dense}
         found = state_outputs(out, shapes, self.state, lenient=True)
-        for i, variable in found.items():
-            leaves[i] = cut(leaves[i], self._relative(variable, self.before))
-        return tree.unflatten(leaves)
+        return {i: self._relative(variable, self.before) for i, variable in found.items()}
 
     def read(
         self,
@@ -146,7 +150,7 @@ class Pruned:
             shape[axis] = len(kept)
         return tuple(shape)
 
-    def _relative(self, path: str, source: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    def _relative(self, path: str, source: Mapping[str, np.ndarray]) -> Positions:
         earlier = _axes_of(path, source, self.dense)
         return {
             axis: np.searchsorted(earlier[axis], kept) if axis in earlier else kept
