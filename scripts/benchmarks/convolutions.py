@@ -1,11 +1,27 @@
 """Whole networks on the CPU: ours, the same with `lax.conv` alone, and PyTorch.
 
-CIFAR forms of VGG-16 and ResNet-56 with BatchNorm, float32, batch 128, and of a pruned ResNet-56
-whose blocks are half as wide inside: the forward pass in evaluation mode, and a training step
-(cross-entropy, gradients, SGD with momentum and weight decay).
+CIFAR forms of VGG-16 and ResNet-56 with BatchNorm, batch 128, and a pruned ResNet-56 whose blocks
+are half as wide inside: the forward pass in evaluation mode, a training step (cross-entropy,
+gradients, SGD with momentum and weight decay), and for VGG-16 a distillation step (a teacher of its
+own size in evaluation mode, and the attention loss of its five stages beside the cross-entropy).
+In float32, and in bfloat16 with float32 weights: ours is what `--train.precision bfloat16` runs,
+PyTorch's is `autocast`. (`lax.conv` takes minutes a step in bfloat16 and is left out there.)
 PyTorch has the layout that is its fastest on a CPU (channels last) and as many threads as there are
 cores. All run in this process, whose allocator keeps freed memory (`jaxprune.memory`): PyTorch
 gains from that, too. Ours is `jit(accelerate(step))`.
+
+An Intel Xeon with AMX, 2 cores, beside much other work, which took time of all alike: the rates
+count, not the seconds. JAX 0.10.2, PyTorch 2.14, taken in turn in one run; median and range, n = 7:
+
+|              | ours, float32    | PyTorch          | ours, bfloat16   | PyTorch          |
+|--------------|------------------|------------------|------------------|------------------|
+| VGG-16       |                  |                  |                  |                  |
+| forward      | 0.32 (0.30-0.34) | 0.51 (0.46-0.54) | 0.23 (0.21-0.24) | 0.17 (0.16-0.23) |
+| training     | 1.38 (1.19-1.44) | 1.61 (1.49-1.68) | 0.87 (0.78-0.92) | 0.94 (0.82-1.04) |
+| distillation | 1.55 (1.52-1.61) | 2.23 (2.08-2.36) | 1.09 (1.00-1.17) | 1.22 (1.11-1.29) |
+| ResNet-56    |                  |                  |                  |                  |
+| forward      | 0.48 (0.44-0.58) | 0.47 (0.27-0.74) | 0.50 (0.36-0.56) | 0.24 (0.18-0.49) |
+| training     | 1.93 (1.81-2.43) | 0.95 (0.90-0.97) | 1.06 (0.99-1.21) | 0.57 (0.54-0.65) |
 """
 
 from __future__ import annotations
@@ -22,35 +38,44 @@ import optax
 import jaxprune as jp
 from benchmarks.common import Table, Times, together
 from jaxprune import models
+from jaxprune.train.losses import DistillConfig, objective
+from jaxprune.train.state import TrainConfig
+from jaxprune.train.step import cast
 
 BATCH, SHAPE, CLASSES = 128, (32, 32, 3), 10
 VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+ATTENTION = 10.0
+FORWARD, TRAINING, DISTILLATION = "forward", "training step", "distillation step"
+
+Calls = dict[str, Callable[[], Any]]
 
 
 def measure(*, short: bool) -> Table:
-    """Seconds of the forward pass and of the training step."""
-    table = Table(f"VGG-16 and ResNet-56 on {BATCH} CIFAR images, float32")
+    """Seconds of the forward pass and of the steps."""
+    table = Table(f"VGG-16 and ResNet-56 on {BATCH} CIFAR images")
     torch_there = find_spec("torch") is not None
     networks = (("vgg16", 1), ("resnet56", 1), ("resnet56", 2))
     for name, cut in (("resnet20", 2),) if short else networks:
         batch = 8 if short else BATCH
-        ours = jax_calls(name, cut, batch, jp.accelerate)
-        stock = jax_calls(name, cut, batch, lambda fn: fn)
-        theirs = torch_calls(name, cut, batch) if torch_there else {}
-        for what, asked in (("forward", 1.0), ("training step", 0.8)):
-            times = together(
-                {"ours": ours[what], "lax.conv": stock[what]}
-                | ({"PyTorch": theirs[what]} if what in theirs else {}),
-                n=2 if short else 7,
-                seconds=60,
-            )
+        for precision in ("float32", "bfloat16"):
+            peers = {"ours": jax_calls(name, cut, batch, jp.accelerate, precision)}
+            if precision == "float32":
+                peers["lax.conv"] = jax_calls(name, cut, batch, lambda fn: fn, precision)
+            if torch_there:
+                peers["PyTorch"] = torch_calls(name, cut, batch, precision)
             shown = name if cut == 1 else f"{name}, blocks ÷ {cut} inside"
-            row: dict[str, Any] = {"network": shown, "what": what, **times}
-            row["of lax.conv's rate"] = rate(times, "lax.conv")
-            if "PyTorch" in times:
-                row["of PyTorch's rate"] = rate(times, "PyTorch")
-                row["asked"] = asked
-            table.rows.append(row)
+            for what in peers["ours"]:
+                times = together(
+                    {peer: calls[what] for peer, calls in peers.items()},
+                    n=2 if short else 7,
+                    seconds=60,
+                )
+                row: dict[str, Any] = {"network": shown, "what": what, "in": precision, **times}
+                if "lax.conv" in times:
+                    row["of lax.conv's rate"] = rate(times, "lax.conv")
+                if "PyTorch" in times:
+                    row["of PyTorch's rate"] = rate(times, "PyTorch")
+                table.rows.append(row)
     if not torch_there:
         table.notes.append("PyTorch is not installed: skipped.")
     return table
@@ -61,69 +86,107 @@ def rate(times: dict[str, Times], peer: str) -> float:
     return times[peer].median / times["ours"].median
 
 
-def jax_calls(
-    name: str, cut: int, batch: int, form: Callable[..., Any]
-) -> dict[str, Callable[[], Any]]:
-    """Both as calls without arguments; blocks are `cut` times as narrow inside."""
+def jax_calls(name: str, cut: int, batch: int, form: Callable[..., Any], precision: Any) -> Calls:
+    """All as calls without arguments; blocks are `cut` times as narrow inside."""
     whole: Any = models.build(name, num_classes=CLASSES, input_shape=SHAPE)
     inner = {n: size // cut for n, size in whole.layers().items() if n.endswith("/conv1")}
     module = whole.clone(widths=inner)
     network = models.network(module)
+    config = TrainConfig(precision=precision)
     variables = models.init(module, SHAPE, jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (batch, *SHAPE))
+    images = jax.random.normal(jax.random.key(1), (batch, *SHAPE), jnp.dtype(precision))
     labels = jnp.zeros(batch, int)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9))
+    frozen = cast(models.init(module, SHAPE, jax.random.key(2)), config)
 
     def forward(variables: Any, images: jax.Array) -> jax.Array:
-        return network.eval(variables, images, None).logits
+        return network.eval(cast(variables, config), images, None).logits
 
-    def step(variables: Any, state: Any, images: jax.Array) -> Any:
+    def step(variables: Any, state: Any, images: jax.Array, teacher: Any) -> Any:
         params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+        guide = network.eval(teacher, images, None) if teacher else None
 
         def loss(params: Any) -> Any:
-            out = network.train({"params": params, **rest}, images, jax.random.key(0))
-            losses = optax.softmax_cross_entropy_with_integer_labels(out.logits, labels)
-            return losses.mean(), out.state
+            given = cast({"params": params, **rest}, config)
+            out = network.train(given, images, jax.random.key(0))
+            return objective(out, labels, guide, DistillConfig(ATTENTION))[0], out.state
 
         gradients, rest = jax.grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradients, state, params)
         return {"params": optax.apply_updates(params, updates), **rest}, state
 
     run_forward, run_step = jax.jit(form(forward)), jax.jit(form(step), donate_argnums=(0, 1))
-    copy = jax.tree.map(jnp.copy, variables)
-    current = [copy, optimizer.init(copy["params"])]
 
-    def one_step() -> Any:
-        current[:] = run_step(*current, images)
-        return current[0]
+    def stepping(teacher: Any) -> Callable[[], Any]:
+        copy = jax.tree.map(jnp.copy, variables)
+        current = [copy, optimizer.init(copy["params"])]
 
-    return {"forward": lambda: run_forward(variables, images), "training step": one_step}
+        def one_step() -> Any:
+            current[:] = run_step(*current, images, teacher)
+            return current[0]
+
+        return one_step
+
+    calls = {FORWARD: lambda: run_forward(variables, images), TRAINING: stepping({})}
+    return calls | ({DISTILLATION: stepping(frozen)} if name == "vgg16" else {})
 
 
-def torch_calls(name: str, cut: int, batch: int) -> dict[str, Callable[[], Any]]:
+def torch_calls(name: str, cut: int, batch: int, precision: str) -> Calls:
     """The same in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    net = torch_vgg16() if name == "vgg16" else torch_resnet(9 if name == "resnet56" else 3, cut)
-    net = net.to(memory_format=torch.channels_last)  # pyright: ignore
+    blocks = 9 if name == "resnet56" else 3
+    net, teacher = (
+        (torch_vgg16() if name == "vgg16" else torch_resnet(blocks, cut)).to(
+            memory_format=torch.channels_last  # pyright: ignore
+        )
+        for _ in range(2)
+    )
     images = torch.randn(batch, SHAPE[2], *SHAPE[:2]).to(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+    low = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
     def forward() -> None:
         net.eval()
-        with torch.no_grad():
+        with torch.no_grad(), low:
             net(images)
 
     def step() -> None:
         net.train()
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(images), labels).backward()
+        with low:
+            loss = nn.functional.cross_entropy(net(images), labels)
+        loss.backward()
         optimizer.step()
 
-    return {"forward": forward, "training step": step}
+    def maps(net: Any) -> tuple[Any, list[Any]]:
+        """Logits, and the normalised attention map of each stage."""
+        x, found = images, []
+        for layer in net:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(nn.functional.normalize(x.float().square().sum(1).flatten(1), dim=1))
+            x = layer(x)
+        return x, found
+
+    def distillation() -> None:
+        net.train()
+        teacher.eval()
+        optimizer.zero_grad()
+        with low:
+            with torch.no_grad():
+                _, guides = maps(teacher)
+            logits, found = maps(net)
+            loss = nn.functional.cross_entropy(logits, labels)
+        for a, b in zip(found, guides, strict=True):
+            loss = loss + ATTENTION / 2 * (a - b).square().mean()
+        loss.backward()
+        optimizer.step()
+
+    calls = {FORWARD: forward, TRAINING: step}
+    return calls | ({DISTILLATION: distillation} if name == "vgg16" else {})
 
 
 def torch_vgg16() -> Any:

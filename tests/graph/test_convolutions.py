@@ -150,6 +150,22 @@ def test_max_pooling_is_the_same_to_the_bit(window, dtype):
     assert "window" not in str(jax.make_jaxpr(accelerate(both))(x))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_derivative_taken_afterwards_is_that_of_the_function(dtype):
+    x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (2, 4, 6, 5)), dtype)
+    kernel = jnp.asarray(operands(1, 1, 1, 5, 4, 3)[1], dtype)
+
+    def loss(x, kernel):
+        y = conv(x, lax.rev(kernel, (0, 1)))
+        pool = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return jnp.sum(jnp.sin(y.astype("float32"))) + jnp.sum(pool.astype("float32") ** 2)
+
+    plain = jax.grad(loss, (0, 1))(x, kernel)
+    for a, b in zip(plain, jax.grad(accelerate(loss), (0, 1))(x, kernel), strict=True):
+        a, b = np.float32(a), np.float32(b)
+        np.testing.assert_allclose(b, a, rtol=0, atol=0.02 * np.abs(a).max())
+
+
 def test_overlapping_pooling_stays():
     x = jnp.zeros((2, 6, 6, 4))
     pool = functools.partial(

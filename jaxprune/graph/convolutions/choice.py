@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxprune.graph.convolutions import bfloat16, forms, pooling
 from jaxprune.graph.convolutions.bits import bits, floats
 from jaxprune.graph.convolutions.forms import Padding
+from jaxprune.graph.rules.base import bind
 
 _MOST_TAPS = 49
 """Products and copies that a form makes at most, one for each tap of a kernel."""
+
 Form = Callable[..., Array]
 """Takes the operands of an equation and gives its result."""
 
@@ -26,17 +29,18 @@ def form_of(eqn: Any) -> Form | None:
     Chosen by measurement on two cores with AVX-512: see `scripts/benchmarks/convolutions.py`.
     """
     name = eqn.primitive.name
+    low = all(v.aval.dtype == jnp.bfloat16 for v in eqn.invars)
     if name in _POOLINGS:
-        return _pooling_form(eqn)
-    if name in ("rev", "reduce_sum") and eqn.invars[0].aval.dtype == jnp.bfloat16:
-        return functools.partial(_MOVED[name], eqn)
+        return _with_derivative(eqn, _pooling_form(eqn))
+    if name in _MOVED and low:
+        return _with_derivative(eqn, functools.partial(_MOVED[name], eqn))
     if name != "conv_general_dilated" or not _ungrouped(eqn):
         return None
+    if low:
+        return _with_derivative(eqn, _bfloat16_form(eqn))
     p = eqn.params
     numbers = p["dimension_numbers"]
     lhs, rhs, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
-    if lhs.dtype == rhs.dtype == jnp.bfloat16:
-        return _bfloat16_form(eqn)
     if lhs.dtype != rhs.dtype or lhs.dtype not in (jnp.float32, jnp.float64) or _strided(eqn):
         return None
     window = tuple(rhs.shape[a] for a in numbers.rhs_spec[2:])
@@ -52,6 +56,22 @@ def form_of(eqn: Any) -> Form | None:
     elif size in ((3, 3), (1, 1)) and min(window) > 2:
         return _gradient_form(eqn, window, size)
     return None
+
+
+def _with_derivative(eqn: Any, form: Form | None) -> Form | None:
+    """The form, with the derivative of the equation: that of moved bits would be zero."""
+    if form is None:
+        return None
+
+    @jax.custom_jvp
+    def run(*values: Array) -> Array:
+        return form(*values)
+
+    @run.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(lambda *values: bind(eqn, values)[0], primals, tangents)
+
+    return run
 
 
 _POOLINGS = {
