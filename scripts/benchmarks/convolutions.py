@@ -11,17 +11,18 @@ cores. All run in this process, whose allocator keeps freed memory (`jaxprune.me
 gains from that, too. Ours is `jit(accelerate(step))`.
 
 An Intel Xeon with AMX, 2 cores, beside much other work, which took time of all alike: the rates
-count, not the seconds. JAX 0.10.2, PyTorch 2.14, taken in turn in one run; median and range, n = 7:
+count, not the seconds. JAX 0.10.2, PyTorch 2.14, in turn in one run; median and range, n = 9
+(forward: n = 7, in another run under more of that work):
 
 |              | ours, float32    | PyTorch          | ours, bfloat16   | PyTorch          |
 |--------------|------------------|------------------|------------------|------------------|
 | VGG-16       |                  |                  |                  |                  |
 | forward      | 0.32 (0.30-0.34) | 0.51 (0.46-0.54) | 0.23 (0.21-0.24) | 0.17 (0.16-0.23) |
-| training     | 1.38 (1.19-1.44) | 1.61 (1.49-1.68) | 0.87 (0.78-0.92) | 0.94 (0.82-1.04) |
-| distillation | 1.55 (1.52-1.61) | 2.23 (2.08-2.36) | 1.09 (1.00-1.17) | 1.22 (1.11-1.29) |
+| training     | 0.93 (0.89-1.08) | 1.15 (1.10-1.18) | 0.58 (0.55-0.64) | 0.61 (0.57-0.64) |
+| distillation | 1.14 (1.07-1.25) | 1.55 (1.48-1.64) | 0.78 (0.74-0.81) | 0.79 (0.75-0.83) |
 | ResNet-56    |                  |                  |                  |                  |
 | forward      | 0.48 (0.44-0.58) | 0.47 (0.27-0.74) | 0.50 (0.36-0.56) | 0.24 (0.18-0.49) |
-| training     | 1.93 (1.81-2.43) | 0.95 (0.90-0.97) | 1.06 (0.99-1.21) | 0.57 (0.54-0.65) |
+| training     | 1.76 (1.58-3.37) | 0.73 (0.69-0.76) | 0.84 (0.80-0.96) | 0.45 (0.43-0.69) |
 """
 
 from __future__ import annotations
