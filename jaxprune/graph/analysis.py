@@ -17,7 +17,7 @@ from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
 from jaxprune.graph.constants import Known, known_constant, known_results
-from jaxprune.graph.labels import PLAIN, Channels, Ids, Labels
+from jaxprune.graph.labels import PLAIN, Axes, Channels, Ids, Labels
 from jaxprune.graph.means import Division, Divisor, Sums, add_up, fold, number_of
 from jaxprune.graph.rules import Equation, Read, Relation, rule_for
 from jaxprune.graph.source import Reason
@@ -37,12 +37,19 @@ class Work:
         return math.prod(f if isinstance(f, int) else f.size for f in self.macs)
 
 
+Entry = tuple[int, Axes]
+"""An operand and channel axes of it, on which masks are put."""
+
+
 @dataclass
 class Node:
     """One equation: its relation, the read that is masked, and the blocks of a call's bodies.
 
     In a normalisation that is open, `divisor` is the number of channels that it divides by. A call
-    has `emit`, which runs it: (this node, its operands, an interpretation) → its results.
+    has `emit`, which runs it: (this node, its operands, an interpretation) → its results. A
+    function with its own derivative rule that reads prunable channels has `entries`, on which they
+    are masked, `by_sample` if there may be a mask for each sample. It has `made`, the axes of its
+    results with channels that are written inside.
     """
 
     eqn: Any
@@ -54,6 +61,20 @@ class Node:
     kernel: str | None = None
     constant: bool = False
     divisor: Divisor | None = None
+    entries: tuple[Entry, ...] | None = None
+    by_sample: bool = True
+    made: tuple[Entry, ...] = ()
+
+    def written(self) -> list[Ids]:
+        """The channels that the kernels of a contraction write, per axis of its result."""
+        tracked = self.relation.outs[0].tracked
+        return [tracked[(axis,)] for axis in self.written_axes()]
+
+    def written_axes(self) -> list[int]:
+        """The axes of a contraction's result that come from its kernels."""
+        writes = [w for i, w in enumerate(self.relation.writes) if i in self.kernels]
+        axes = sorted({axis for w in writes for axis in w.values()})
+        return [axis for axis in axes if (axis,) in self.relation.outs[0].tracked]
 
 
 @dataclass
@@ -86,13 +107,14 @@ class Block:
         """Whether anything inside is divided by the number of channels that are left."""
         return any(node.divisor is not None for node in self.all_nodes())
 
-    def all_nodes(self) -> Iterator[Node]:
-        """The nodes of this block and of all blocks inside, calls aside."""
+    def all_nodes(self, rules: bool = True) -> Iterator[Node]:
+        """The nodes of this block and of all blocks inside, with or without derivative rules."""
         for node in self.nodes:
             if node.emit is None:
                 yield node
-            for block in node.inner:
-                yield from block.all_nodes()
+            whole = rules or not owned([node.eqn])
+            for block in node.inner if whole else node.inner[:1]:
+                yield from block.all_nodes(rules)
 
     def found(self, atom: Any) -> Labels:
         """The labels of a value of this block."""
@@ -123,6 +145,23 @@ class Value:
     total: Sums = ()
 
 
+@dataclass(frozen=True)
+class Own:
+    """A function with its own derivative rule, for `calls/entries.py`.
+
+    Attributes:
+      node: its equation.
+      constant: per operand, whether it depends on variables and constants alone.
+      has_derivative: per operand, whether the rule speaks of it, so that it can be masked.
+      reason: why its channels are fixed where masks cannot enter.
+    """
+
+    node: Node
+    constant: tuple[bool, ...]
+    has_derivative: tuple[bool, ...]
+    reason: Reason
+
+
 CallRule = Callable[["Analysis", Any, list[Value]], tuple[Node, list[Value]]]
 """(analysis, equation, its operands) → its node and results, for an equation that holds bodies."""
 
@@ -141,6 +180,7 @@ class Analysis:
       written: ids of variables in the order in which contractions write with them.
       read: ids of variables that contractions read along.
       work: the contractions, for the cost model.
+      own: the functions with their own derivative rules, those inside others aside.
       around: the calls whose bodies hold what is walked now, outermost first.
       repeats: how often what is walked now runs, for the cost model.
       rule_depth: how many derivative rules hold what is walked now.
@@ -155,6 +195,7 @@ class Analysis:
     written: list[Ids] = field(default_factory=list)
     read: list[Ids] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
+    own: list[Own] = field(default_factory=list)
     _sums: list[tuple[tuple[Ids, ...], Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
     _means: list[tuple[Node, Division, tuple[Any, ...]]] = field(default_factory=list)
@@ -252,13 +293,13 @@ class Analysis:
                 relation.reads, key=lambda r: (operands[r.operand].constant, sizes[r.operand])
             )
         node.kernels = kernels = tuple(i for i, v in enumerate(operands) if v.constant and v.source)
+        node.kernel = operands[kernels[-1]].source if kernels else None
+        if self.rule_depth:  # a derivative is no part of the network: it turns kernels round
+            return
         for i in kernels:
             held = relation.ins[i].tracked
             self.written += [held[(a,)] for a in relation.writes[i] if (a,) in held]
             self.read += [held[(a,)] for r in relation.reads if r.operand == i for a in r.axes]
-        node.kernel = operands[kernels[-1]].source if kernels else None
-        if self.rule_depth:  # a derivative is no part of the network's cost
-            return
         out, shape = relation.outs[0], eqn.outvars[0].aval.shape
         elements = tuple(out.extent(a, n) for a, n in enumerate(shape))
         name = node.kernel or str(Reason("no kernel", eqn, self.around))
@@ -268,22 +309,21 @@ class Analysis:
         """A reason that names the call whose body is walked now."""
         return Reason(text, eqn, self.around[:-1])
 
-    def mark(self) -> tuple[int, int, int, int, int, int, int, int, int]:
+    def mark(self) -> tuple[int, ...]:
         """Where the ledger stands, for `forget`."""
-        return (
-            *self.channels.mark(), len(self.written), len(self.read), len(self.work),
-            len(self._sums), len(self._normalised), len(self._means),
-        )  # fmt: skip
+        return (*self.channels.mark(), *map(len, self._ledgers()))
 
     def forget(self, mark: tuple[int, ...]) -> None:
         """Takes back what was found since `mark`, for a body that has to be walked again."""
-        ledgers = (
-            self.written, self.read, self.work, self._sums, self._normalised, self._means
-        )  # fmt: skip
         count, ties, fixed, *lengths = mark
         self.channels.forget((count, ties, fixed))
-        for entries, length in zip(ledgers, lengths, strict=True):
+        for entries, length in zip(self._ledgers(), lengths, strict=True):
             del entries[length:]
+
+    def _ledgers(self) -> tuple[list[Any], ...]:
+        return (
+            self.written, self.read, self.work, self.own, self._sums, self._normalised, self._means
+        )  # fmt: skip
 
     def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
         """Remembers where a sum over channels comes back to meet channels along their axis."""
@@ -298,7 +338,8 @@ class Analysis:
         """Fixes the channels that a normalisation sums over, or has it divide by those left.
 
         A sum that is not divided by the number of its entries is no mean (the norm of a vector),
-        and stays what it is.
+        and stays what it is. In a function with its own derivative there is no telling its rule by
+        what to divide, so that all are fixed.
         """
         roots = self.channels.roots()
         stuck = list(self.channels.fixed_classes(roots))
@@ -309,7 +350,7 @@ class Analysis:
                 continue
             summed = np.concatenate(along)
             if np.isin(roots[ids], roots[summed]).any():
-                if not allow_inexact:
+                if not allow_inexact or owned(reason.calls):
                     met = ids[np.isin(roots[ids], roots[summed])]  # such as those of the scale
                     self.channels.fix(np.append(summed, met), reason)
                 elif not np.isin(roots[summed], stuck).all():
@@ -317,7 +358,7 @@ class Analysis:
         for node, division, calls in self._means:
             found = (self._sums[s.sum][0] for s in division.sums if s.sum in opened)
             along = tuple(ids for axes in found for ids in axes)
-            if any(call.primitive.name.startswith("custom_") for call in calls):
+            if owned(calls):
                 for ids in along:  # masks cannot come in between a function and its rule
                     self.channels.fix(
                         ids, Reason("a normalisation over the channels", node.eqn, calls)
@@ -329,6 +370,11 @@ class Analysis:
 def _literal(atom: Any) -> Value:
     known = known_constant(atom.val, atom.aval.dtype)
     return Value(PLAIN, constant=True, known=known, number=number_of(atom))
+
+
+def owned(calls: Sequence[Any]) -> bool:
+    """Whether one of these calls is a function with its own derivative rule."""
+    return any(eqn.primitive.name.startswith("custom_") for eqn in calls)
 
 
 def differentiable(aval: Any) -> bool:

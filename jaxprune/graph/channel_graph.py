@@ -16,12 +16,13 @@ from jaxprune.graph.analysis import Node
 from jaxprune.graph.arguments import flat_masks, require_binary, require_groups, require_shapes
 from jaxprune.graph.check import Report, check_laws
 from jaxprune.graph.compiled import compile_per_keywords, remember
-from jaxprune.graph.consumers import Consumer, Tapped
+from jaxprune.graph.consumers import Consumer, Tapped, unused
 from jaxprune.graph.cost import Cost, Term, cost_at, evaluate
 from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.groups import Group, Grouping
-from jaxprune.graph.interpret import Dense, MaskReader, run
+from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
+from jaxprune.graph.labels import Labels
 from jaxprune.graph.latency import LatencyTable, Rounding
 from jaxprune.graph.pieces import Pieces, split
 from jaxprune.graph.pruned import Pruned
@@ -173,7 +174,9 @@ class ChannelGraph:
     def tapped(self, fn: Fn) -> Fn:
         """`fn` with what its consumers read: `tapped(fn)(variables, *args) → (out, reads)`.
 
-        `reads` maps the path of each consumer's kernel to the operand that holds the channels.
+        `reads` maps the path of each consumer's kernel to the operand that holds the channels. A
+        branch of a condition that does not run gives zeros. What is read in a loop of unknown
+        length, or in a `shard_map`, is not among them; `tap` tells its consumers.
         """
 
         def call(variables: Any, *args: Any, **static: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -194,19 +197,21 @@ class ChannelGraph:
         units_of = reading.units(self._grouping.units)
         tapped = Tapped()
 
-        def record(node: Node, value: jax.Array, kernel: jax.Array | None) -> None:
+        def record(taken: Taken) -> None:
+            consumer = self._consumer(taken.node, units_of)
+            if consumer is not None:
+                name = unused(consumer.name, tapped.reads)
+                tapped.consumers[name] = consumer
+                tapped.reads[name] = taken.value
+                if taken.kernel is not None:
+                    tapped.kernels[name] = taken.kernel
+
+        def miss(node: Node) -> None:
             consumer = self._consumer(node, units_of)
             if consumer is not None:
-                name, n = consumer.name, 1
-                while name in tapped.reads:
-                    n += 1
-                    name = f"{consumer.name}#{n}"
-                tapped.consumers[name] = consumer
-                tapped.reads[name] = value
-                if kernel is not None:
-                    tapped.kernels[name] = kernel
+                tapped.missed[unused(consumer.name, tapped.missed)] = consumer
 
-        how = Dense(tap=record, inline=True)
+        how = Dense(tap=record, miss=miss, inline=True)
         if masks is not None:
             how.read = reader = self._reader(masks, reading, units_of)
             how.count, how.stop = reader.count, reader.stop
@@ -245,7 +250,11 @@ class ChannelGraph:
         `at="write"` is the result of the convolution or product that makes the channels (before a
         bias or BatchNorm), `at="read"` the operand of each consumer. `values` has the group's
         channels on its last axis in the order of its units, repeats side by side; the gate
-        returns an array of that shape.
+        returns an array of that shape. Of a function with its own derivative rule it is what enters
+        and what comes out.
+
+        Raises (when called):
+          ValueError: channels that are written inside such a function and do not come out of it.
         """
         if at not in ("write", "read"):
             raise ValueError(f"at is 'write' or 'read', not {at!r}")
@@ -255,31 +264,35 @@ class ChannelGraph:
             reading = self._read(inner, variables, args, static)
             units_of = reading.units(self._grouping.units)
 
-            def at_read(node: Node, value: jax.Array) -> jax.Array:
-                assert node.read is not None
-                tracked = node.relation.ins[node.read.operand].tracked
-                for axis in node.read.axes:
-                    value = self._gated(value, axis, units_of(tracked[(axis,)]), gate)
+            def gated(value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
+                for axis in axes:
+                    value = self._gated(value, axis, units_of(labels.tracked[(axis,)]), gate)
                 return value
 
-            def at_write(node: Node, value: jax.Array) -> jax.Array:
-                tracked = node.relation.outs[0].tracked
-                made = {
-                    a
-                    for i, w in enumerate(node.relation.writes)
-                    if i in node.kernels
-                    for a in w.values()
-                }
-                for axis in sorted(made):
-                    if (axis,) in tracked:
-                        value = self._gated(value, axis, units_of(tracked[(axis,)]), gate)
-                return value
-
-            how = Dense(read=at_read) if at == "read" else Dense(write=at_write)
+            if at == "write":
+                self._require_writes_outside(reading, units_of)
+            how = Dense(read=gated) if at == "read" else Dense(write=gated)
             return _run(reading, variables, args, how)
 
         key = ("intercept", inner, gate, at)
         return remember(self._compiled, key, lambda: compile_per_keywords(call))
+
+    def _require_writes_outside(self, reading: Reading, units_of: Callable[..., Any]) -> None:
+        ends = np.cumsum(self.sizes)
+        for own in reading.analysis.own:
+            inside = own.node.inner[0].all_nodes(rules=False)
+            hidden = {u for n in inside for ids in n.written() for u in units_of(ids).tolist()} - {
+                -1
+            }
+            for result, axes in own.node.made:
+                ids = own.node.relation.outs[result].tracked[axes]
+                hidden -= set(units_of(ids).tolist())
+            if hidden:
+                name = self.names[int(np.searchsorted(ends, min(hidden), side="right"))]
+                raise ValueError(
+                    f"group {name} is written and read inside a function with its own derivative "
+                    "rule, where no gate can be put; use at='read', or protect it"
+                )
 
     def _gated(
         self, value: jax.Array, axis: int, units: np.ndarray, gate: Callable[..., jax.Array]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +36,23 @@ class Consumer:
 
 
 class Tapped:
-    """What consumers read, in one call: the operand and, for a contraction, the kernel."""
+    """What consumers read, in one call: the operand and, for a contraction, the kernel.
+
+    `missed` are the consumers whose reads cannot be handed out: in a loop of unknown length there
+    is no telling how many they are.
+    """
 
     def __init__(self) -> None:
         self.consumers: dict[str, Consumer] = {}
         self.reads: dict[str, jax.Array] = {}
         self.kernels: dict[str, jax.Array] = {}
+        self.missed: dict[str, Consumer] = {}
+
+
+def unused(name: str, names: Container[str]) -> str:
+    """The name itself, or with a number behind where it is among `names`."""
+    found, n = name, 1
+    while found in names:
+        n += 1
+        found = f"{name}#{n}"
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,45 @@ from jaxprune.graph.rules.base import bind
 Values = list[Any]
 
 
+class Taken(NamedTuple):
+    """What an equation reads, and the kernel that it reads it with, if it is a contraction."""
+
+    node: Node
+    value: Any
+    kernel: Any | None
+
+
 class Interpretation(Protocol):
     """How `run` treats operands and equations."""
 
     inline: bool
     """Whether bodies are dissolved into the caller, so that values in there can be handed out."""
 
-    def untapped(self) -> Interpretation:
-        """The same for bodies whose values cannot leave them: branches, loops of any length."""
+    def untapped(self, node: Node) -> Interpretation:
+        """The same for the bodies of a call that no value can leave, as loops of any length."""
+        ...
+
+    def collecting(self, taken: list[Taken], quiet: bool = False) -> Interpretation:
+        """The same, with what is tapped put into a list, for a call that hands it out itself.
+
+        `quiet` for a run that tells nothing new of what cannot be tapped.
+        """
+        ...
+
+    def hand_out(self, taken: Sequence[Taken]) -> None:
+        """Taps what a call has handed out."""
         ...
 
     def passes(self, node: Node) -> bool:
         """Whether a call may run as the user wrote it."""
+        ...
+
+    def enter(self, node: Node, values: Values) -> Values:
+        """The operands of a function with its own derivative rule, masked at its entries."""
+        ...
+
+    def leave(self, node: Node, values: Values) -> Values:
+        """The results of such a function, looked at where channels are written inside."""
         ...
 
     def guard(self, value: Any, labels: Labels) -> Any:
@@ -78,24 +105,62 @@ def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
 class Dense:
     """Dense shapes, with a function of the user's at every read or write of channels."""
 
-    read: Callable[[Node, jax.Array], jax.Array] | None = None
-    tap: Callable[[Node, jax.Array, jax.Array | None], None] | None = None
-    write: Callable[[Node, jax.Array], jax.Array] | None = None
+    read: Callable[[jax.Array, Labels, Sequence[int]], jax.Array] | None = None
+    tap: Callable[[Taken], None] | None = None
+    miss: Callable[[Node], None] | None = None
+    write: Callable[[jax.Array, Labels, Sequence[int]], jax.Array] | None = None
     count: Callable[[Ids], jax.Array] | None = None
     stop: Callable[[jax.Array, Labels], jax.Array] | None = None
     inline: bool = False
 
     def passes(self, node: Node) -> bool:
-        """Bodies in which no channels are read, counted or looked at run as they are."""
-        if node.eqn.primitive.name.startswith("custom_"):  # what these read or write is fixed
-            return True
+        """Bodies in which no channels are read, counted or looked at run as they are.
+
+        Functions with their own derivative rules do: their operands are looked at. A tap has to see
+        what is read inside.
+        """
+        if node.eqn.primitive.name.startswith("custom_"):
+            return not self.inline or node.entries is None
         if self.count is not None and any(block.has_divisors() for block in node.inner):
             return False
         return self.write is None and not any(block.has_reads() for block in node.inner)
 
-    def untapped(self) -> Dense:
-        """Without the tap."""
-        return replace(self, tap=None, inline=False)
+    def untapped(self, node: Node) -> Dense:
+        """Without the tap; what is read inside is told to `miss`."""
+        if self.miss is not None:
+            for inner in (n for block in node.inner for n in block.all_nodes(rules=False)):
+                if inner.read is not None:
+                    self.miss(inner)
+        return replace(self, tap=None, miss=None, inline=False)
+
+    def collecting(self, taken: list[Taken], quiet: bool = False) -> Dense:
+        """With a list for a tap."""
+        return replace(self, tap=taken.append, miss=None if quiet else self.miss)
+
+    def hand_out(self, taken: Sequence[Taken]) -> None:
+        """To the tap."""
+        if self.tap is not None:
+            for one in taken:
+                self.tap(one)
+
+    def enter(self, node: Node, values: Values) -> Values:
+        """Looks at the entries as at other reads; where the body is dissolved, at those inside."""
+        values = list(values)
+        if self.read is not None and not self.inline:
+            for operand, axes in node.entries or ():
+                labels = node.relation.ins[operand]
+                if not node.by_sample:
+                    labels = Labels({axes: labels.tracked[axes]})
+                values[operand] = self.read(values[operand], labels, axes)
+        return values
+
+    def leave(self, node: Node, values: Values) -> Values:
+        """Looks at the results as at other writes."""
+        values = list(values)
+        if self.write is not None and not self.inline:
+            for result, axes in node.made:
+                values[result] = self.write(values[result], node.relation.outs[result], axes)
+        return values
 
     def guard(self, value: Any, labels: Labels) -> Any:
         """See `MaskReader.stop`."""
@@ -113,15 +178,15 @@ class Dense:
         """Looks at what the equation reads, runs it, looks at what it writes."""
         if node.read is not None and self.read is not None:
             at = node.read.operand
-            values[at] = self.read(node, values[at])
+            values[at] = self.read(values[at], node.relation.ins[at], node.read.axes)
         if node.read is not None and self.tap is not None:
             at = node.read.operand
-            self.tap(node, values[at], values[1 - at] if len(values) == 2 else None)
+            self.tap(Taken(node, values[at], values[1 - at] if len(values) == 2 else None))
         if node.divisor is not None and self.count is not None:
             values = _with_divisor(node.divisor, values, self.count)
         outs = bind(node.eqn, values)
-        if node.relation.writes and self.write is not None:
-            outs[0] = self.write(node, outs[0])
+        if self.write is not None and (axes := node.written_axes()):
+            outs[0] = self.write(outs[0], node.relation.outs[0], axes)
         return outs
 
 
@@ -136,9 +201,24 @@ class Sliced:
         """Every body is emitted anew."""
         return False
 
-    def untapped(self) -> Sliced:
+    def untapped(self, node: Node) -> Sliced:
         """There is no tap."""
         return self
+
+    def collecting(self, taken: list[Taken], quiet: bool = False) -> Sliced:
+        """There is no tap."""
+        return self
+
+    def hand_out(self, taken: Sequence[Taken]) -> None:
+        """There is no tap."""
+
+    def enter(self, node: Node, values: Values) -> Values:
+        """There are no masks."""
+        return values
+
+    def leave(self, node: Node, values: Values) -> Values:
+        """There are no gates."""
+        return values
 
     def guard(self, value: Any, labels: Labels) -> Any:
         """There are no dropped channels."""
@@ -203,10 +283,9 @@ class MaskReader:
     units: Callable[[Ids], np.ndarray]
     samples: Callable[[Ids], np.ndarray | None]
 
-    def __call__(self, node: Node, value: jax.Array) -> jax.Array:
-        """The operand times the masks of the channels that the equation reads."""
-        labels = node.relation.ins[node.read.operand] if node.read else Labels()
-        for axis in _axes(node):
+    def __call__(self, value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
+        """The operand times the masks of the channels along these axes."""
+        for axis in axes:
             mask = self._along(labels, (axis,), value)
             if mask is not None:
                 value = value * mask.astype(value.dtype)
@@ -216,10 +295,13 @@ class MaskReader:
         """The same value, but no gradient comes back to where a mask is zero.
 
         A backward rule of the user's need not be linear: it may give a gradient for what nothing
-        reads, which would reach the layers before.
+        reads, which would reach the layers before. What all samples share stops where all do.
         """
+        reader = self
+        if self.flat.ndim == 2 and self._batch(labels) is None:
+            reader = replace(self, flat=jnp.abs(self.flat).max(0))
         for axes in labels.tracked:
-            mask = self._along(labels, axes, value)
+            mask = reader._along(labels, axes, value)
             if mask is not None:
                 value = jnp.where(mask != 0, value, jax.lax.stop_gradient(value))
         return value
@@ -237,22 +319,25 @@ class MaskReader:
             shape[axis] = size
         mask = _gather(self.flat, units.ravel())
         if mask.ndim == 2:
-            batch_axis, samples = self._batch(labels)
+            batch = self._batch(labels)
+            if batch is None:
+                raise ValueError(
+                    "masks per sample need the batch axis of the inputs where channels are read, "
+                    "and one reader has lost it; use masks of shape (units,)"
+                )
+            batch_axis, samples = batch
             shape[batch_axis] = len(samples)
             mask = mask[samples]
             mask = mask.reshape(-1, *units.shape)
             mask = jnp.moveaxis(mask, 0, sum(a < batch_axis for a in axes))
         return mask.reshape(shape)
 
-    def _batch(self, labels: Labels) -> tuple[int, np.ndarray]:
+    def _batch(self, labels: Labels) -> tuple[int, np.ndarray] | None:
         for axes, ids in labels.tracked.items():
             samples = self.samples(ids)
             if samples is not None and len(axes) == 1:
                 return axes[0], samples
-        raise ValueError(
-            "masks per sample need the batch axis of the inputs where channels are read, and one "
-            "reader has lost it; use masks of shape (units,)"
-        )
+        return None
 
     def count(self, ids: Ids) -> jax.Array:
         """How many channels are left, for a normalisation over them."""

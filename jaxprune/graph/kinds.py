@@ -100,7 +100,7 @@ def tell(analysis: Analysis, roots: np.ndarray, axes: Sequence[Axis]) -> Kinds:
     owner = np.full(len(roots), -1)
     for number, (*_, ids) in enumerate(axes):
         owner[ids] = number
-    for node in analysis.block.all_nodes() if analysis.block else ():
+    for node in analysis.block.all_nodes(rules=False) if analysis.block else ():
         if node.eqn.primitive.name != "dot_general" or node.kernels:
             continue
         contracted, batch = node.eqn.params["dimension_numbers"]

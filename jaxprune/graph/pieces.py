@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.graph.analysis import Block, Node
+from jaxprune.graph.analysis import Block, Node, owned
 from jaxprune.graph.interpret import Sliced
 from jaxprune.graph.labels import PLAIN, Ids, Labels, sliced_shape
 
-_DISSOLVED = ("jit", "pjit", "closed_call", "core_call", "call")
+_DISSOLVED = ("jit", "pjit", "closed_call", "core_call", "call", "eval_jaxpr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +194,8 @@ def _run(steps: Sequence[Step], env: dict[Slot, Any], how: Sliced) -> dict[Slot,
 def _nodes(node: Node) -> Iterator[Node]:
     if node.emit is None:
         yield node
-    for block in node.inner:
-        yield from block.all_nodes()
+    for block in node.inner[:1] if owned([node.eqn]) else node.inner:
+        yield from block.all_nodes(rules=False)
 
 
 def _contracts(node: Node) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxprune.graph import paths
 from jaxprune.graph.analysis import Analysis, Block, open_jaxpr, without_dead_code
 from jaxprune.graph.calls import CALLS
+from jaxprune.graph.calls.entries import settle_entries
 from jaxprune.graph.groups import units_of_classes
 from jaxprune.graph.labels import PLAIN, Ids, Labels
 from jaxprune.graph.source import Reason
@@ -133,6 +134,7 @@ def read(
     if fix_unused:
         _fix_unread(analysis, block)
     analysis.settle_normalisations(allow_inexact)
+    settle_entries(analysis)
     return Reading(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
 
 

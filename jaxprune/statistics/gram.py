@@ -99,7 +99,8 @@ def grams(
         ]
         if not matrices:
             raise ValueError(
-                f"group {group} is read by no contraction or sum, so it has no Gram matrix"
+                f"group {group} is read by no contraction or sum, or by one in a loop of unknown "
+                "length, so it has no Gram matrix; use a criterion on weights or mask gradients"
             )
         result[group] = np.sum(matrices, axis=0)
         if not np.isfinite(result[group]).all():
@@ -152,7 +153,8 @@ def layers_of(
 ) -> dict[str, list[Layer]]:
     """Per group what each of its consumers reads in one batch; for use inside `jit`.
 
-    The consumers themselves, which are static, are put into `seen` by name.
+    The consumers themselves, which are static, are put into `seen` by name. A group of which a
+    consumer's reads cannot be handed out has no entry, rather than a part of its error.
     """
     _, tapped = graph.tap(fn, variables, inputs, masks=masks)
     if seen is not None:
@@ -183,7 +185,8 @@ def layers_of(
                     energy,
                 )
             )
-    return layers
+    missed = {group for consumer in tapped.missed.values() for group in consumer.groups}
+    return {group: found for group, found in layers.items() if group not in missed}
 
 
 def places_of(consumer: Consumer, start: int, size: int) -> tuple[np.ndarray, bool]:

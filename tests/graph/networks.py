@@ -6,6 +6,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from laws import fill
+from own_rules import flash, mlp, product, quantised
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -520,6 +521,35 @@ clipped.defvjp(
 )
 
 
+def flash_heads(b, x):
+    n, h, w, c = x.shape
+    y = x.reshape(n, h * w, c)
+    projected = []
+    for size in (4, 4, 2):
+        b.block()
+        projected.append(jnp.einsum("ntc,chd->nthd", y, b.get("kernel", (c, 2, size))))
+    b.block()
+    out = jnp.einsum("nqhd,hdo->nqo", flash(*projected), b.get("kernel", (2, 2, c)))
+    return x + out.reshape(x.shape)
+
+
+def quantised_dense(b, x):
+    b.block()
+    return quantised(jnp.tanh(x), b.get("kernel", (x.shape[-1], 6)), b.get("bias", (6,)))
+
+
+def own_jvp_product(b, x):
+    b.block()
+    return product(jnp.cos(x), b.get("kernel", (x.shape[-1], 6)))
+
+
+def recomputed(b, x):
+    b.block()
+    c = x.shape[-1]
+    up, down = b.get("kernel", (c, 6)), b.get("kernel_down", (6, c))
+    return mlp(x, up, b.get("bias", (6,)), 0.2 * down)
+
+
 def scanned_layers(b, x):
     b.block()
     c = x.shape[-1]
@@ -662,6 +692,10 @@ STRUCTURES = {
     "exchanged": exchanged,
     "conditional": conditional,
     "nested": nested,
+    "flash": flash_heads,
+    "quantised_dense": quantised_dense,
+    "own_jvp_product": own_jvp_product,
+    "recomputed": recomputed,
     "clipped": lambda b, x: clipped(x, 0.7),
     "rows": lambda b, x: x[:, jnp.arange(x.shape[1])[::-1]] * 0.5,
     "windows": lambda b, x: x.at[:, 0].add(

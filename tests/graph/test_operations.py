@@ -329,7 +329,7 @@ def test_while_loops_and_conditions():
     moved = tangent_of(lambda v: graph.masked(fn)(v, masks, X), variables, dense)
     np.testing.assert_allclose(moved, tangent, rtol=1e-9)
     _, reads = graph.tapped(fn)(variables, X)  # what cannot leave a loop is not tapped
-    assert set(reads) == {"b"}
+    assert set(reads) == {"w", "b"}
 
 
 def _kept(pruned, name, leaf):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxprune.graph.analysis import Analysis, Node, Value, open_jaxpr
-from jaxprune.graph.interpret import Interpretation, Values, run
+from jaxprune.graph.interpret import Interpretation, Taken, Values, run
 from jaxprune.graph.rules import UNKNOWN, Equation, Relation
 from jaxprune.graph.rules.base import bind
 
@@ -86,14 +88,48 @@ def cond(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, lis
 def _emit_cond(node: Node, values: Values, how: Interpretation) -> Values:
     if how.passes(node):
         return bind(node.eqn, values)
-    how = how.untapped()
     index, *given = values
+    if how.inline:
+        return _emit_tapped_cond(node, index, given, how)
     branches = [lambda *xs, block=block: tuple(run(block, xs, how)) for block in node.inner]
     return list(lax.switch(index, branches, *given))
 
 
+def _emit_tapped_cond(node: Node, index: Any, given: Values, how: Interpretation) -> Values:
+    """What a branch reads is handed out of it; zeros where it did not run, which read nothing.
+
+    A kernel that is made of variables alone is the same whether it ran or not.
+    """
+    taken: list[list[Taken]] = [[] for _ in node.inner]
+
+    def branch(i: int, *xs: Any, quiet: bool = True) -> tuple[Any, Any]:
+        taken[i].clear()
+        outs = tuple(run(node.inner[i], xs, how.collecting(taken[i], quiet)))
+        return outs, [(value, kernel) for _, value, kernel in taken[i]]
+
+    count = len(node.inner)
+    idle = [jax.eval_shape(functools.partial(branch, i), *given)[1] for i in range(count)]
+    idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), idle)
+
+    def among_idle(i: int, *xs: Any) -> tuple[Any, Any]:
+        outs, reads = branch(i, *xs)
+        return outs, [*idle[:i], reads, *idle[i + 1 :]]
+
+    branches = [functools.partial(among_idle, i) for i in range(count)]
+    outs, reads = lax.switch(index, branches, *given)
+    for i, found in enumerate(reads):
+        kernels = [kernel for _, kernel in branch(i, *given, quiet=False)[1]]
+        for one, (value, kernel), always in zip(list(taken[i]), found, kernels, strict=True):
+            assert one.node.read is not None
+            constant = 1 - one.node.read.operand in one.node.kernels
+            how.hand_out([Taken(one.node, value, always if constant else kernel)])
+    return list(outs)
+
+
 BODIES = {
-    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "call", "composite"), call),
+    **dict.fromkeys(
+        ("jit", "pjit", "closed_call", "core_call", "call", "composite", "eval_jaxpr"), call
+    ),
     **dict.fromkeys(("checkpoint", "remat2", "remat"), checkpoint),
     "cond": cond,
 }

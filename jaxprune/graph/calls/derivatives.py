@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.graph.analysis import Analysis, Block, Node, Value, differentiable, open_jaxpr
+from jaxprune.graph.analysis import (
+    Analysis,
+    Block,
+    Node,
+    Own,
+    Value,
+    differentiable,
+    open_jaxpr,
+    owned,
+)
 from jaxprune.graph.calls.bodies import call
 from jaxprune.graph.interpret import Interpretation, Values, run
 from jaxprune.graph.labels import Labels
@@ -27,17 +36,16 @@ def custom_jvp_call(
 
     A rule calls its own function again for the primal result, so rules are followed to the second
     derivative and no further. Masks cannot come in between a function and its rule, which knows
-    nothing of them: what a contraction or a sum touches in there is fixed.
+    nothing of them: they are put on its operands, see `entries.py`.
     """
     if analysis.rule_depth == _RULE_DEPTH:
         return call(analysis, eqn, operands)
     body = eqn.params["call_jaxpr"]
     block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
-    _fix_contracted(analysis, block, eqn)
     zeros = tuple(not differentiable(v.aval) for v in eqn.invars)
     rule_jaxpr, rule_consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
     tangents = [replace(v, constant=False) for v, z in zip(operands, zeros, strict=True) if not z]
-    rule, rule_outs = _walk_rule(analysis, eqn, rule_jaxpr, rule_consts, [*operands, *tangents])
+    rule, rule_outs = _walk_rule(analysis, rule_jaxpr, rule_consts, [*operands, *tangents])
 
     tangent_outs = iter(rule_outs[len(outs) :])
     versions = [[out.labels, rule_outs[i].labels] for i, out in enumerate(outs)]
@@ -51,35 +59,33 @@ def custom_jvp_call(
 
     def emit(node: Node, values: Values, how: Interpretation) -> Values:
         if how.passes(node) or how.inline:
-            return _emit_inline(node, values, how)
+            return how.leave(node, _emit_inline(node, how.enter(node, values), how))
         return list(_with_jvp_rule(node, tuple(out_zeros), how)(*values))
 
     node = Node(eqn, Relation(block.ins, block.outs), inner=(block, rule), emit=emit)
-    return node, [replace(v, labels=c) for v, c in zip(outs, common, strict=True)]
+    return _own(analysis, node, operands, [not z for z in zeros]), [
+        replace(v, labels=c) for v, c in zip(outs, common, strict=True)
+    ]
 
 
 def _walk_rule(
-    analysis: Analysis, eqn: Any, jaxpr: Any, consts: Any, ins: list[Value]
+    analysis: Analysis, jaxpr: Any, consts: Any, ins: list[Value]
 ) -> tuple[Block, list[Value]]:
     analysis.rule_depth += 1
     rule, outs = analysis.walk(open_jaxpr(jaxpr), consts, ins)
     analysis.rule_depth -= 1
-    _fix_contracted(analysis, rule, eqn)
     return rule, outs
 
 
-def _fix_contracted(analysis: Analysis, block: Block, eqn: Any) -> None:
-    """Fixes all ids of contractions in a block, and the ids that sums go over."""
-    reason = analysis.reason("summed in a function with its own derivative", eqn)
-    for node in block.all_nodes():
-        if node.relation.work:
-            for labels in (*node.relation.ins, *node.relation.outs):
-                for ids in labels.tracked.values():
-                    analysis.channels.fix(ids, reason)
-        elif node.read is not None:
-            held = node.relation.ins[node.read.operand].tracked
-            for axis in node.read.axes:
-                analysis.channels.fix(held[(axis,)], reason)
+def _own(
+    analysis: Analysis, node: Node, operands: list[Value], has_derivative: Sequence[bool]
+) -> Node:
+    """Remembers a function that is run under masks: one that is not inside of another."""
+    if not owned(analysis.around[:-1]):
+        reason = analysis.reason("read in a function with its own derivative", node.eqn)
+        constant = tuple(v.constant for v in operands)
+        analysis.own.append(Own(node, constant, tuple(has_derivative), reason))
+    return node
 
 
 def _emit_inline(node: Node, values: Values, how: Interpretation) -> Values:
@@ -129,12 +135,11 @@ def custom_vjp_call(
     if analysis.rule_depth == _RULE_DEPTH:
         return call(analysis, eqn, operands)
     operands = [replace(v, labels=Labels(v.labels.tracked)) for v in operands]
+    has_cotangent, forward, backward = _rule_of(eqn)
+    mark = analysis.mark()
     body = eqn.params["call_jaxpr"]
     block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
-    _fix_contracted(analysis, block, eqn)
-    has_cotangent = _has_cotangent(eqn, analysis.rule_depth > 0)
-    forward, backward = _vjp_jaxprs(eqn, has_cotangent)
-    fwd, fwd_outs = _walk_rule(analysis, eqn, forward, forward.consts, operands)
+    fwd, fwd_outs = _walk_rule(analysis, forward, forward.consts, operands)
     results, residuals = fwd_outs[: len(outs)], fwd_outs[len(outs) :]
     reason = analysis.reason("differs between a function and its derivative rule", eqn)
     common = []
@@ -145,8 +150,12 @@ def custom_vjp_call(
         Value(c) for c, var in zip(common, eqn.outvars, strict=True) if differentiable(var.aval)
     ]
     ins = [*(replace(v, constant=False) for v in residuals), *cotangents]
-    bwd, moved = _walk_rule(analysis, eqn, backward, backward.consts, ins)
+    bwd, moved = _walk_rule(analysis, backward, backward.consts, ins)
     wanted = [v.labels for v, has in zip(operands, has_cotangent, strict=True) if has]
+    if any(_parts(labels, value.labels) for labels, value in zip(wanted, moved, strict=True)):
+        analysis.forget(mark)
+        singles = [replace(v, labels=analysis.channels.singles(v.labels)) for v in operands]
+        return custom_vjp_call(analysis, eqn, singles)
     for labels, value in zip(wanted, moved, strict=True):
         analysis.channels.unify([labels, value.labels], reason)
     block.outs = tuple(common)
@@ -156,31 +165,47 @@ def custom_vjp_call(
     def emit(node: Node, values: Values, how: Interpretation) -> Values:
         values = [how.guard(v, w) for v, w in zip(values, node.relation.ins, strict=True)]
         if how.passes(node) or how.inline:
-            return _emit_inline(node, values, how)
+            outs = how.leave(node, _emit_inline(node, how.enter(node, values), how))
+            if node.entries is None:
+                return outs
+            return [how.guard(v, w) for v, w in zip(outs, node.relation.outs, strict=True)]
         return list(_with_vjp_rule(node, has_cotangent, how)(*values))
 
     node = Node(eqn, Relation(block.ins, block.outs), inner=(block, fwd, bwd), emit=emit)
-    return node, [replace(v, labels=c) for v, c in zip(outs, common, strict=True)]
+    return _own(analysis, node, operands, has_cotangent), [
+        replace(v, labels=c) for v, c in zip(outs, common, strict=True)
+    ]
 
 
-def _has_cotangent(eqn: Any, in_a_rule: bool) -> list[bool]:
-    """Which operands the rule speaks of: not the values that the function closes over.
+def _parts(operand: Labels, cotangent: Labels) -> bool:
+    """Whether a cotangent has lost joint axes that its operand has."""
+    return any(
+        axes not in cotangent.tracked and not set(axes) <= cotangent.free for axes in operand.joint
+    )
 
-    Inside another rule JAX forgets which those are, but still refuses to differentiate in them.
+
+def _rule_of(eqn: Any) -> tuple[list[bool], Any, Any]:
+    """Which operands the rule speaks of, and its passes: not what the function closes over.
+
+    Inside another rule, and under `vmap`, JAX forgets which those are, but still refuses to
+    differentiate in them.
     """
     closed_over = eqn.params["num_consts"]
     has = [i >= closed_over and differentiable(v.aval) for i, v in enumerate(eqn.invars)]
-    if in_a_rule:
-        has = [h and _can_move(eqn, i) for i, h in enumerate(has)]
-    return has
+    if (passes := _passes(eqn, has)) is None:
+        alone = [[i == j for j in range(len(has))] for i in range(len(has))]
+        has = [h and _passes(eqn, only) is not None for h, only in zip(has, alone, strict=True)]
+        passes = _vjp_jaxprs(eqn, has)
+    return has, *passes
 
 
-def _can_move(eqn: Any, operand: int) -> bool:
+def _passes(eqn: Any, has: list[bool]) -> tuple[Any, Any] | None:
     try:
-        _vjp_jaxprs(eqn, [i == operand for i in range(len(eqn.invars))])
-    except Exception:  # of a private type
-        return False
-    return True
+        return _vjp_jaxprs(eqn, has)
+    except Exception as problem:
+        if type(problem).__name__ != "CustomVJPException":  # a private type
+            raise
+    return None
 
 
 def _vjp_jaxprs(eqn: Any, has: list[bool]) -> tuple[Any, Any]:

@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxprune.graph.analysis import Analysis, Block, Node, Value, open_jaxpr
 from jaxprune.graph.interpret import Interpretation, Values, run
-from jaxprune.graph.labels import PLAIN, Labels
+from jaxprune.graph.labels import Labels
 from jaxprune.graph.rules import Relation
 from jaxprune.graph.rules.base import bind
+from jaxprune.graph.source import Reason
 
 
 def scan(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
@@ -26,7 +28,7 @@ def scan(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, lis
     That axis is fixed: of stacked layers all stay. Their channels are the same in each layer.
     Fields: jaxpr, length, reverse, unroll, and how many constants and carries there are.
     """
-    consts, starts, stacked = _parts_of_scan(eqn, operands)
+    consts, starts, stacked = parts_of_scan(eqn, operands)
     reason = analysis.reason("a loop runs along this axis", eqn)
     slices = []
     for value in stacked:
@@ -56,7 +58,7 @@ def scan(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, lis
     return Node(eqn, relation, inner=(block,), emit=_emit_scan), results
 
 
-def _parts_of_scan(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def parts_of_scan(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """Constants, starts of the carry, and what is scanned over."""
     params = eqn.params
     if "num_carry" in params:
@@ -87,7 +89,7 @@ def _emit_scan(node: Node, values: Values, how: Interpretation) -> Values:
         return bind(node.eqn, values)
     (block,) = node.inner
     params = node.eqn.params
-    consts, carry, xs = _parts_of_scan(node.eqn, values)
+    consts, carry, xs = parts_of_scan(node.eqn, values)
     carry = _typed(carry, block.invars[len(consts) :])
     count = len(carry)
 
@@ -117,27 +119,47 @@ def _unrolled(step: Callable[..., Any], carry: Any, xs: Values, node: Node) -> V
 def while_(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, list[Value]]:
     """carry = body(carry) as long as cond(carry). Its work is counted as if it ran once.
 
+    Under `vmap` a loop per entry: cond(carry) has leading axes, which the carry has too.
     Fields: cond_jaxpr, cond_nconsts, body_jaxpr, body_nconsts.
     """
-    for_cond, for_body, starts = _parts_of_while(eqn, operands)
+    for_cond, for_body, starts = parts_of_while(eqn, operands)
     cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    reason = analysis.reason("differs between the steps of a loop", eqn)
 
     def walk(carry: list[Value]) -> tuple[tuple[Block, ...], list[Value]]:
-        test, _ = analysis.walk(open_jaxpr(cond), getattr(cond, "consts", ()), [*for_cond, *carry])
-        step, outs = analysis.walk(
-            open_jaxpr(body), getattr(body, "consts", ()), [*for_body, *carry]
-        )
-        return (step, test), outs
+        given = [*for_cond, *carry]
+        test, (goes_on,) = analysis.walk(open_jaxpr(cond), getattr(cond, "consts", ()), given)
+        loops = range(test.jaxpr.outvars[0].aval.ndim)
+        given = [*for_body, *carry]
+        step, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), given)
+        return (step, test), [_per_loop(analysis, v, goes_on, loops, reason) for v in outs]
 
     (step, test), carry, _ = _settle(analysis, eqn, starts, walk)
     step.outs = tuple(v.labels for v in carry)
-    test.outs = (PLAIN,)
     ins = (*for_cond, *for_body, *carry)
     relation = Relation(tuple(v.labels for v in ins), step.outs)
     return Node(eqn, relation, inner=(step, test), emit=_emit_while), carry
 
 
-def _parts_of_while(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def _per_loop(
+    analysis: Analysis, value: Value, goes_on: Value, loops: range, reason: Reason
+) -> Value:
+    """What a step makes of a carry, tied to what says which of the loops still run."""
+    if not loops:
+        return value
+    labels = analysis.channels.singles(value.labels, touched=loops)
+    leading = Labels(
+        {axes: ids for axes, ids in labels.tracked.items() if axes[0] in loops},
+        labels.free & set(loops),
+    )
+    _, common = analysis.channels.unify([leading, goes_on.labels], reason)
+    rest = labels.without(loops)
+    return replace(
+        value, labels=Labels({**rest.tracked, **common.tracked}, rest.free | common.free)
+    )
+
+
+def parts_of_while(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """Constants of the condition, those of the body, and the carry."""
     first = eqn.params["cond_nconsts"]
     end = first + eqn.params["body_nconsts"]
@@ -147,16 +169,28 @@ def _parts_of_while(eqn: Any, values: Sequence[Any]) -> tuple[list[Any], list[An
 def _emit_while(node: Node, values: Values, how: Interpretation) -> Values:
     if how.passes(node):
         return bind(node.eqn, values)
-    how = how.untapped()
+    how = how.untapped(node)
     step, test = node.inner
-    for_cond, for_body, carry = _parts_of_while(node.eqn, values)
-    return list(
-        lax.while_loop(
-            lambda carry: run(test, [*for_cond, *carry], how)[0],
-            lambda carry: tuple(run(step, [*for_body, *carry], how)),
-            tuple(_typed(carry, step.invars[len(for_body) :])),
-        )
-    )
+    for_cond, for_body, carry = parts_of_while(node.eqn, values)
+
+    def goes_on(carry: Any) -> Any:
+        return run(test, [*for_cond, *carry], how)[0]
+
+    def body(carry: Any) -> Any:
+        outs = tuple(run(step, [*for_body, *carry], how))
+        on = goes_on(carry) if per_loop else True
+        return tuple(_where_on(on, a, b) for a, b in zip(outs, carry, strict=True))
+
+    start = tuple(_typed(carry, step.invars[len(for_body) :]))
+    per_loop = test.jaxpr.outvars[0].aval.ndim > 0
+    return list(lax.while_loop(lambda carry: jnp.any(goes_on(carry)), body, start))
+
+
+def _where_on(on: Any, after: Any, before: Any) -> Any:
+    """Where a loop goes on, its carry moves; another one waits for it."""
+    if np.ndim(on) == 0:
+        return after
+    return jnp.where(on.reshape(on.shape + (1,) * (after.ndim - on.ndim)), after, before)
 
 
 def _typed(values: Values, invars: Sequence[Any]) -> Values:
@@ -193,7 +227,7 @@ def _settle(
             return blocks, carry, outs
         for i, (a, b) in enumerate(zip(carry, met, strict=True)):
             lost = [ids for axes, ids in a.labels.tracked.items() if axes not in b.labels.tracked]
-            found = (channels.reason_since(mark[:3], ids) for ids in lost)
+            found = (channels.reason_since((mark[0], mark[1], mark[2]), ids) for ids in lost)
             reasons[i] = next((why for why in found if why is not None), reasons[i])
         analysis.forget(mark)
         carry = [_with_form(analysis, a, b) for a, b in zip(carry, met, strict=True)]

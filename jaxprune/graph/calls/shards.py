@@ -44,7 +44,7 @@ def shard_map(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node
 
 def _emit_shard_map(node: Node, values: Values, how: Interpretation) -> Values:
     (block,), params = node.inner, node.eqn.params
-    how = how.untapped()
+    how = how.untapped(node)
     mapped = jax.shard_map(
         lambda *xs: tuple(run(block, xs, how)),
         mesh=params["mesh"],
