@@ -6,6 +6,8 @@ compares names, shapes and dtypes first, and one error lists all that differs.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -47,7 +49,7 @@ def save_tree(path: str | Path, tree: Any) -> None:
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another place or remove it")
-    named = _named(tree)
+    named = _hashed(_named(tree))
     with ocp.StandardCheckpointer() as checkpointer, _writing(path):
         checkpointer.save(path, named)
         checkpointer.wait_until_finished()
@@ -110,7 +112,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_named(state)),
+            state=ocp.args.StandardSave(_hashed(_named(state))),
             metrics=ocp.args.JsonSave(dict(metrics or {})),
         )
         with _writing(self.folder / str(step)):
@@ -131,13 +133,12 @@ class Checkpoints:
         step = self._existing(step)
         where = self.folder / str(step)
         wanted = {name: _abstract(leaf) for name, leaf in paths.leaves(like)}
-        found = self._attempt(
-            step, lambda: _shaped(self._manager.item_metadata(step)["state"].tree)
-        )
-        _refuse(where, _differences(found, _shaped(wanted), "saved", "expected"))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_target(wanted)))
+        tree = self._attempt(step, lambda: self._manager.item_metadata(step)["state"].tree)
+        _refuse(where, _differences(_shaped(tree), _shaped(wanted), "saved", "expected"))
+        target = _target(_with_hashes(wanted) if HASHES in tree else wanted)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         arrays = self._attempt(step, lambda: self._manager.restore(step, args=args))["state"]
-        return _filled(like, arrays)
+        return _filled(like, _verified(where, arrays, self._remedy(step)))
 
     def metrics(self, step: int | None = None) -> dict[str, Any]:
         """What was saved beside the state of a step, by default the newest."""
@@ -156,9 +157,12 @@ class Checkpoints:
         self.close()
 
     def _attempt(self, step: int, read: Callable[[], Result]) -> Result:
+        return _attempt(self.folder / str(step), read, self._remedy(step))
+
+    def _remedy(self, step: int) -> str:
         before = [other for other in self._manager.all_steps() if other < step]
         rest = f"step {max(before)}" if before else "the start"
-        return _attempt(self.folder / str(step), read, f"; remove it to go on from {rest}")
+        return f"; remove it to go on from {rest}"
 
     def _existing(self, step: int | None) -> int:
         step = self.latest() if step is None else step
@@ -337,6 +341,49 @@ def _contradictions(
     return wrong
 
 
+HASHES = "jaxprune_sha256"
+"""The leaf that holds the SHA-256 of all others, uint8 (leaves, 32), by their names in order."""
+
+
+def _hashed(named: dict[str, Any]) -> dict[str, Any]:
+    """The leaves with their hashes beside them."""
+    return {**named, HASHES: _hashes(named)}
+
+
+def _hashes(named: Mapping[str, Any]) -> np.ndarray:
+    """SHA-256 of the bytes of each leaf; zeros where this process does not hold all of it."""
+    rows = np.zeros((len(named), 32), np.uint8)
+    for row, name in zip(rows, sorted(named), strict=True):
+        leaf = named[name]
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            digest = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).digest()
+            row[:] = np.frombuffer(digest, np.uint8)
+    return rows
+
+
+def _verified(where: Path, arrays: Mapping[str, Any], remedy: str = "") -> dict[str, Any]:
+    """The leaves without their hashes, which they are held against."""
+    if HASHES not in arrays:  # saved by an older jaxprune
+        return dict(arrays)
+    stored = np.asarray(arrays[HASHES])
+    named = {name: leaf for name, leaf in arrays.items() if name != HASHES}
+    found = _hashes(named)
+    # A leaf that either process did not hold whole has no hash.
+    known = stored.any(axis=1) & found.any(axis=1)
+    wrong = known & (stored != found).any(axis=1)
+    if wrong.any():
+        broken = [name for name, bad in zip(sorted(named), wrong, strict=True) if bad]
+        raise ValueError(
+            f"{where} is damaged: {', '.join(broken[:4])} "
+            f"{'is' if len(broken) == 1 else 'are'} not what was saved{remedy}"
+        )
+    return named
+
+
+def _with_hashes(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {**wanted, HASHES: np.zeros((len(wanted), 32), np.uint8)}
+
+
 def _named(tree: Any) -> dict[str, Any]:
     """The leaves by name, as arrays that orbax stores."""
     named: dict[str, Any] = {}
@@ -360,7 +407,8 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _shaped(leaves: Mapping[str, Any]) -> Shaped:
-    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves.items()}
+    named = {name: leaf for name, leaf in leaves.items() if name != HASHES}
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named.items()}
 
 
 def _stored(path: str | Path) -> Shaped:
@@ -375,7 +423,9 @@ def _stored(path: str | Path) -> Shaped:
 def _read(path: str | Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     path = Path(path).absolute()
     with ocp.StandardCheckpointer() as checkpointer:
-        return _attempt(path, lambda: checkpointer.restore(path, _target(wanted)))
+        tree = _attempt(path, lambda: checkpointer.metadata(path).item_metadata.tree)
+        target = _target(_with_hashes(wanted) if HASHES in tree else wanted)
+        return _verified(path, _attempt(path, lambda: checkpointer.restore(path, target)))
 
 
 def _target(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -401,10 +451,24 @@ def _attempt(where: Path, read: Callable[[], Result], remedy: str = "") -> Resul
     except OSError:
         raise
     except Exception as error:
+        code = _system_error(error)
+        if code in _NOT_DAMAGE:
+            raise OSError(code, os.strerror(code), str(where)) from error
         raise ValueError(
             f"{where} cannot be read, it is no checkpoint or its files are damaged{remedy} "
             f"({_brief(error)})"
         ) from error
+
+
+_NOT_DAMAGE = (
+    errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
+)  # fmt: skip
+
+
+def _system_error(error: BaseException) -> int | None:
+    """The system's error number behind an error; TensorStore tells it within its text."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return getattr(error, "errno", None) or (int(number[1]) if number else None)
 
 
 @contextmanager
@@ -413,9 +477,7 @@ def _writing(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # TensorStore tells the system's error number within its text.
-        number = re.search(r"os_error_code='(\d+)'", str(error))
-        code = getattr(error, "errno", None) or (int(number[1]) if number else None)
+        code = _system_error(error)
         if code is None:
             raise OSError(f"{where} cannot be written: {_brief(error)}") from error
         raise OSError(code, os.strerror(code), str(where)) from error
