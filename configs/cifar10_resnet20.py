@@ -8,11 +8,19 @@ Result: He et al. 2015 report 91.25 % for the unpruned network.
 """
 
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RunConfig, SensitivityConfig, StatisticsConfig
-from jaxprune.search.run import SearchConfig
-from jaxprune.train.loop import TrainConfig
+from jaxprune.config import (
+    CalibrationConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    RunConfig,
+    ValidationConfig,
+)
+from jaxprune.methods import Genetic
+from jaxprune.methods.rounds import Schedule
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 config = RunConfig(
     name="cifar10_resnet20",
@@ -25,11 +33,11 @@ config = RunConfig(
         crop_padding=4,
         flip=True,
     ),
-    sensitivity=SensitivityConfig(images=1024),
+    validation=ValidationConfig(images=1024),
     budget=Budget("macs/2"),
-    statistics=StatisticsConfig(images=1000, batch_size=50),
-    search=SearchConfig(population=128, generations=300),
-    finetune=TrainConfig(
+    calibration=CalibrationConfig(images=1000, batch_size=50),
+    method=Genetic(schedule=Schedule("layerwise")),
+    finetune=FinetuneConfig(
         epochs=100,
         batch_size=128,
         optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),

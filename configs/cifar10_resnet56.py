@@ -5,7 +5,7 @@ r"""ResNet-56 on CIFAR-10 at half its MACs, the sums of its stages left whole.
 The same with as much training as a CPU does in hours:
 
     jaxprune run configs/cifar10_resnet56.py --train.epochs 8 --train.optimizer.schedule cosine \
-        --schedule.name joint --search.reconstruction \
+        --method.schedule.name joint --method.search.reconstruction \
         --finetune.epochs 3 --finetune.optimizer.learning-rate 0.05
 
 Time: the second command on one core of an AMD EPYC, with no GPU: 97 minutes of training, 16 of
@@ -17,11 +17,19 @@ al. 2015 report 93.03 % for the unpruned network.
 """
 
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RunConfig, SensitivityConfig, StatisticsConfig
-from jaxprune.search.run import SearchConfig
-from jaxprune.train.loop import TrainConfig
+from jaxprune.config import (
+    CalibrationConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    RunConfig,
+    ValidationConfig,
+)
+from jaxprune.methods import Genetic
+from jaxprune.methods.rounds import Schedule
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 config = RunConfig(
     name="cifar10_resnet56",
@@ -34,11 +42,11 @@ config = RunConfig(
         crop_padding=4,
         flip=True,
     ),
-    sensitivity=SensitivityConfig(images=768),
+    validation=ValidationConfig(images=768),
     budget=Budget("macs/2"),
-    statistics=StatisticsConfig(images=1000, batch_size=50),
-    search=SearchConfig(population=128, generations=300),
-    finetune=TrainConfig(
+    calibration=CalibrationConfig(images=1000, batch_size=50),
+    method=Genetic(schedule=Schedule("layerwise")),
+    finetune=FinetuneConfig(
         epochs=100,
         batch_size=128,
         optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),

@@ -1,7 +1,7 @@
 """A small VGG on CIFAR-10, on which the pruning schedules are compared.
 
     TFDS_DATA_DIR=... python scripts/compare_schedules.py configs/cifar10_schedules.py
-    TFDS_DATA_DIR=... jaxprune run configs/cifar10_schedules.py --schedule.name layerwise
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_schedules.py --method.schedule.name layerwise
 
 It trains on 20,000 images, so that the other 30,000 of the training part can tell small differences
 apart.
@@ -13,16 +13,19 @@ Result: one seed; held out 68.2 % layerwise, 68.1 % gradual (cubic), 67.6 % join
 
 from jaxprune.budget import Budget
 from jaxprune.config import (
+    CalibrationConfig,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     RunConfig,
-    ScheduleConfig,
-    SensitivityConfig,
-    StatisticsConfig,
+    ValidationConfig,
 )
-from jaxprune.train.loop import TrainConfig
+from jaxprune.methods import Genetic
+from jaxprune.methods.rounds import Schedule
+from jaxprune.problem import Retraining
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 _WIDTHS = {f"conv{stage}_{i}": 8 * 2**stage for stage in (1, 2, 3) for i in (1, 2)}
 
@@ -31,11 +34,15 @@ config = RunConfig(
     data=DataConfig(name="cifar10", heldout=30_000),
     model=ModelConfig(name="vgg_small", widths=_WIDTHS),
     train=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
-    sensitivity=SensitivityConfig(images=1000, batch_size=250),
+    validation=ValidationConfig(images=1000, batch_size=250),
     budget=Budget("params/8,macs/3"),
-    statistics=StatisticsConfig(images=512, batch_size=64),
-    schedule=ScheduleConfig(rounds=6, learning_rate=0.02),
-    finetune=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
+    calibration=CalibrationConfig(images=512, batch_size=64),
+    method=Genetic(
+        schedule=Schedule("layerwise", rounds=6, training=Retraining(learning_rate=0.02))
+    ),
+    finetune=FinetuneConfig(
+        epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)
+    ),
     distill=DistillConfig(attention=100, kl=1),
     control=False,
 )

@@ -6,7 +6,7 @@ Weights of the same network that was trained in PyTorch stand in place of the tr
 of the images that it has not seen:
 
     jaxprune run configs/cifar10_vgg16.py --model.weights FILE.safetensors --data.heldout IDS.txt \
-        --schedule.name joint --search.reconstruction \
+        --method.schedule.name joint --method.search.reconstruction \
         --finetune.epochs 8 --finetune.optimizer.learning-rate 0.05
 
 Time: the second command on two CPU cores, with no GPU: about 6 minutes each for sensitivity and
@@ -20,11 +20,19 @@ the best of 0.01, 0.05 and 0.1 on the held-out images.
 """
 
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RunConfig, SensitivityConfig, StatisticsConfig
-from jaxprune.search.run import SearchConfig
-from jaxprune.train.loop import TrainConfig
+from jaxprune.config import (
+    CalibrationConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    RunConfig,
+    ValidationConfig,
+)
+from jaxprune.methods import Genetic
+from jaxprune.methods.rounds import Schedule
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 config = RunConfig(
     name="cifar10_vgg16",
@@ -37,11 +45,11 @@ config = RunConfig(
         crop_padding=4,
         flip=True,
     ),
-    sensitivity=SensitivityConfig(images=768),
+    validation=ValidationConfig(images=768),
     budget=Budget("params/8,macs/3"),
-    statistics=StatisticsConfig(images=1000, batch_size=50),
-    search=SearchConfig(population=128, generations=300),
-    finetune=TrainConfig(
+    calibration=CalibrationConfig(images=1000, batch_size=50),
+    method=Genetic(schedule=Schedule("layerwise")),
+    finetune=FinetuneConfig(
         epochs=100,
         batch_size=128,
         optimizer=OptimizerConfig(learning_rate=0.01, schedule="cosine"),

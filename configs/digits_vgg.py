@@ -10,15 +10,14 @@ unpruned network has 98.8 %, before and after the same extra training.
 from jaxprune.budget import Budget
 from jaxprune.config import (
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     RecalibrationConfig,
     RunConfig,
-    ScheduleConfig,
 )
-from jaxprune.search.run import SearchConfig
-from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 config = RunConfig(
     name="digits_vgg",
@@ -32,10 +31,8 @@ config = RunConfig(
         flip=False,
     ),
     budget=Budget("params/8,macs/3"),
-    search=SearchConfig(population=128, generations=300),
-    schedule=ScheduleConfig(name="joint"),
     recalibration=RecalibrationConfig(images=512, batch_size=128),
-    finetune=TrainConfig(
+    finetune=FinetuneConfig(
         epochs=40,
         batch_size=64,
         optimizer=OptimizerConfig(learning_rate=0.05),

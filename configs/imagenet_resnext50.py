@@ -9,17 +9,16 @@ Result: torchvision reports 77.62 % for the unpruned network.
 
 from jaxprune.budget import Budget
 from jaxprune.config import (
+    CalibrationConfig,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     RunConfig,
-    ScheduleConfig,
-    SensitivityConfig,
-    StatisticsConfig,
+    ValidationConfig,
 )
-from jaxprune.search.run import SearchConfig
-from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 config = RunConfig(
     name="imagenet_resnext50",
@@ -36,12 +35,10 @@ config = RunConfig(
         precision="bfloat16",
     ),
     groups="all",
-    sensitivity=SensitivityConfig(images=1024),
+    validation=ValidationConfig(images=1024),
     budget=Budget("macs/2", limits={"stage*/conv3": (1, 1)}),
-    statistics=StatisticsConfig(images=1000, batch_size=50),
-    search=SearchConfig(population=128, generations=300),
-    schedule=ScheduleConfig(name="joint"),  # rounds would cost an epoch for each of its groups
-    finetune=TrainConfig(
+    calibration=CalibrationConfig(images=1000, batch_size=50),
+    finetune=FinetuneConfig(
         epochs=30,
         batch_size=256,
         optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),

@@ -15,13 +15,13 @@ from jaxprune.checkpoint import load, save
 from jaxprune.frontends import functional
 from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, accelerate, cost, trace
 from jaxprune.methods import METHODS as methods
-from jaxprune.methods import Selection
+from jaxprune.problem import Method, Problem, Run, Selection
 from jaxprune.pruning import prune
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Budget", "ChannelGraph", "Cost", "Group", "Member", "Pruned", "Selection",
-    "accelerate", "cost", "functional", "interop", "load", "methods", "models", "prune", "save",
-    "trace",
+    "Budget", "ChannelGraph", "Cost", "Group", "Member", "Method", "Problem", "Pruned", "Run",
+    "Selection", "accelerate", "cost", "functional", "interop", "load", "methods", "models",
+    "prune", "save", "trace",
 ]  # fmt: skip

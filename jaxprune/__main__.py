@@ -1,6 +1,6 @@
 """`python -m jaxprune` is the `jaxprune` command."""
 
-from jaxprune.cli import main
+from jaxprune.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,22 +23,23 @@ if TYPE_CHECKING:
 from jaxprune.memory import keep_freed_memory
 
 _USAGE = """\
-usage: jaxprune run CONFIG [--field value ...]
+usage: jaxprune run CONFIG [--method NAME] [--from RUN] [--field value ...]
        jaxprune COMMAND RUN
 
 Structured channel pruning for JAX.
 
 a whole run:
-  run CONFIG          train, prune and fine-tune as a config says, or go on where the run was
+  run CONFIG          train, prune and fine-tune as a config says, or go on where the run was;
+                      --from RUN takes the trained network of another run of the same training
 
 its stages, one by one; each goes on where it was, and says what it lacks:
   train CONFIG|RUN    train the unpruned network
-  sensitivity RUN     measure how much each group may be narrowed, and choose the widths
-  search RUN          choose the channels
+  prune RUN           choose what stays, by the config's method
   finetune RUN        cut, fine-tune the pruned network; then the control, where the config has one
   evaluate RUN        accuracies on the test images, costs, latency
 
 what there is:
+  sensitivity RUN     measure and draw how much accuracy each group alone would cost
   status RUN          where a run is, and which command goes on
   compare RUN RUN ... runs side by side; --json FILE, --plot FILE
   inspect MODEL       what can be pruned in a model, what it costs, what is fixed and why;
@@ -50,7 +52,8 @@ weights of PyTorch:
                       --to torch, --out FILE
 
 CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
-COMMAND CONFIG --help shows every field of that config, with its value and its meaning.
+COMMAND CONFIG --help shows every field of that config, with its value and its meaning;
+with --method NAME those of that method, which is one of {methods}
 
 options:
   --help, -h        this text
@@ -59,11 +62,20 @@ options:
 
 examples:
   jaxprune run configs/digits_vgg.py
-  jaxprune run configs/digits_vgg.py --search.population 256 --out runs/larger
+  jaxprune run configs/digits_vgg.py --method.search.population 256 --out runs/larger
+  jaxprune run configs/digits_vgg.py --method taylor --out runs/taylor
   jaxprune train configs/digits_vgg.py --out runs/mine && jaxprune status runs/mine
   jaxprune compare runs/digits_vgg runs/larger --plot tradeoff.png
   jaxprune inspect mypackage.models:make_model --input 1,224,224,3
 """
+
+
+def _usage() -> str:
+    from jaxprune.methods import METHODS
+
+    lines = textwrap.wrap(", ".join(METHODS), 78, initial_indent="  ", subsequent_indent="  ")
+    return _USAGE.replace("{methods}", "\n" + "\n".join(lines))
+
 
 _FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 
@@ -97,13 +109,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def command() -> NoReturn:
+    """The `jaxprune` command: `main`, then the end of the process.
+
+    A process that was stopped ends at once: the interpreter's own end would wait for, and has been
+    seen to crash in, threads of what it was stopped in.
+    """
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+        if code in (130, 128 + signal.SIGTERM):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        raise
+    sys.exit(0)
+
+
 def run(arguments: Sequence[str]) -> None:
     """`jaxprune run CONFIG ...`: the whole pipeline, then its summary as a table."""
+    source, arguments = _option(arguments, "--from")
     config = parse(arguments)
     from jaxprune import pipeline
     from jaxprune.report import table
 
     with _stoppable():
+        if source is not None:
+            pipeline.share_training(pipeline.open_run(config), source)
         table.show(pipeline.run(config))
 
 
@@ -123,8 +156,8 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
         table.show(result)
     else:
         overview.show(plain(pipeline.status(opened.folder)))
-    if name == "search":
-        table.show_groups(pipeline.searched_groups(opened))
+    if name == "prune":
+        table.show_groups(pipeline.pruned_groups(opened))
 
 
 def status(arguments: Sequence[str]) -> None:
@@ -332,12 +365,62 @@ def parse(arguments: Sequence[str], command: str = "run") -> RunConfig:
         default = pipeline.config_of(path)
     else:
         default = load(path)
-    return tyro.cli(
-        RunConfig, prog=f"jaxprune {command} {path}", default=default, args=list(overrides)
-    )
+    default, overrides = _with_method(default, list(overrides))
+    return tyro.cli(RunConfig, prog=f"jaxprune {command} {path}", default=default, args=overrides)
 
 
-_STAGES = ("train", "sensitivity", "search", "finetune", "evaluate")
+def _option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of an option, `NAME VALUE` or `NAME=VALUE`, and the arguments without it.
+
+    Raises:
+      ValueError: the option stands last, without a value.
+    """
+    rest = list(arguments)
+    for i, argument in enumerate(rest):
+        flag, equals, value = argument.partition("=")
+        if flag == name:
+            if not equals and i + 1 == len(rest):
+                raise ValueError(f"{name} needs a value after it")
+            value = value if equals else rest[i + 1]
+            return value, rest[:i] + rest[i + (1 if equals else 2) :]
+    return None, rest
+
+
+def _with_method(config: RunConfig, arguments: list[str]) -> tuple[RunConfig, list[str]]:
+    """`--method NAME` picks the method whose fields the other arguments set.
+
+    Raises:
+      ValueError: no name, or an unknown one; a field of another method.
+    """
+    import dataclasses
+
+    from jaxprune.methods import METHODS, get, name_of
+
+    name, arguments = _option(arguments, "--method")
+    if name is not None and name_of(config.method) != name:
+        config = dataclasses.replace(config, method=get(name)())
+    chosen = name_of(config.method)
+    fields = {field.name for field in dataclasses.fields(config.method)}  # pyright: ignore
+    for argument in arguments:
+        if argument.startswith("--method."):
+            field = argument[len("--method.") :].partition("=")[0].partition(".")[0]
+            field = field.replace("-", "_")
+            if field not in fields:
+                owners = [
+                    name
+                    for name, kind in METHODS.items()
+                    if field in {f.name for f in dataclasses.fields(kind)}  # pyright: ignore
+                ]
+                whose = f"; it is one of {', '.join(owners)}" if owners else ""
+                known = ", ".join(sorted(fields)) or "none"
+                raise ValueError(
+                    f"--method.{field}: the method {chosen} has no such field{whose}. Its fields: "
+                    f"{known}"
+                )
+    return config, arguments
+
+
+_STAGES = ("train", "sensitivity", "prune", "finetune", "evaluate")
 _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "run": run,
     **{name: partial(_stage, name) for name in _STAGES},
@@ -353,11 +436,11 @@ _HELP = ("--help", "-h")
 def _dispatch(arguments: Sequence[str]) -> None:
     """Runs the command that the first argument names."""
     if not arguments:
-        print(_USAGE, file=sys.stderr)
+        print(_usage(), file=sys.stderr)
         sys.exit(2)
     command, *rest = arguments
     if command in _HELP:
-        print(_USAGE)
+        print(_usage())
     elif command == "--version":
         from importlib.metadata import version
 

@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 from jaxprune.budget import Budget
 from jaxprune.mesh import MeshConfig
+from jaxprune.methods import Genetic, Method, get, name_of
 from jaxprune.methods.sparse_training import SparsityConfig
 from jaxprune.report import summary
 from jaxprune.report.encode import plain
-from jaxprune.search.run import SearchConfig
-from jaxprune.statistics.sensitivity import KEPT
-from jaxprune.train.loop import TrainConfig
 from jaxprune.train.losses import DistillConfig
+from jaxprune.train.state import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -87,71 +86,43 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class SensitivityConfig:
-    """How accuracy and loss are measured as one group after the other gets narrower."""
+class CalibrationConfig:
+    """The images that methods measure a network with, drawn from the training part by the seed."""
 
-    kept: tuple[float, ...] = KEPT
-    """Kept fractions of a group's channels at which it is measured, in (0, 1)."""
-    criterion: str = "greedy"
-    """The method that chooses the channels for these measurements, by its name."""
+    images: int = 512
+    """How many images."""
+    batch_size: int = 64
+    """Images a batch; a smaller one needs less memory. A rest that fills none is left out."""
+
+    def __post_init__(self):
+        _at_least("calibration.images", self.images, 1)
+        _at_least("calibration.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The held-out images that methods choose by: sensitivity, rewards, accuracy floors."""
+
     images: int | None = None
     """How many held-out images are used; all of them where this is not given."""
     batch_size: int = 256
     """Images a batch; a rest of the images that fills none is left out."""
 
     def __post_init__(self):
-        if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
-            raise ValueError(
-                f"sensitivity.kept must hold fractions in (0, 1), not {list(self.kept)}"
-            )
-        _at_least("sensitivity.images", self.images, 1)
-        _at_least("sensitivity.batch_size", self.batch_size, 1)
+        _at_least("validation.images", self.images, 1)
+        _at_least("validation.batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True)
-class StatisticsConfig:
-    """The calibration pass: what the consumers of the channels read, as Gram matrices."""
+class FinetuneConfig(TrainConfig):
+    """The training of what is left of the network."""
 
-    images: int = 512
-    """Calibration images, drawn from the training part by the run's seed."""
-    batch_size: int = 64
-    """Images a batch; a smaller one needs less memory. A rest that fills none is left out."""
-    positions: int | None = 16
-    """Output positions of a convolution that are drawn from each image; None takes all of them."""
-    weighting: Literal["energy", "sum"] = "energy"
-    """Whether each consumer's error counts relative to its output, or as it is."""
+    start: Literal["kept", "fresh"] = "kept"
+    """The weights that it begins with: those that were kept, or fresh ones at the same widths."""
 
     def __post_init__(self):
-        _at_least("statistics.images", self.images, 1)
-        _at_least("statistics.batch_size", self.batch_size, 1)
-        _at_least("statistics.positions", self.positions, 1)
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """In how many rounds the network is pruned, and the training between them."""
-
-    name: Literal["joint", "layerwise", "gradual"] = "layerwise"
-    """`joint` prunes all groups from one pass of statistics. `layerwise` prunes a group, by what
-    the network that is already pruned computes, trains a little, and goes on, as in the paper.
-    `gradual` lowers the budget of all groups in rounds, and trains a little after each."""
-    rounds: int = 5
-    """Rounds of `gradual`."""
-    decline: Literal["linear", "cubic"] = "cubic"
-    """How the budget of `gradual` falls: by equal parts, or fast first and slowly at the end."""
-    epochs: float = 1.0
-    """Epochs of training after each round, at the network's full size under masks.
-    In all else they are as the fine-tune, distillation included."""
-    learning_rate: float = 0.01
-    """Learning rate of that training."""
-
-    def __post_init__(self):
-        _one_of("schedule.name", self.name, ("joint", "layerwise", "gradual"))
-        _one_of("schedule.decline", self.decline, ("linear", "cubic"))
-        _at_least("schedule.rounds", self.rounds, 2)
-        for name in ("epochs", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"schedule.{name} must be above 0, not {getattr(self, name)}")
+        super().__post_init__()
+        _one_of("finetune.start", self.start, ("kept", "fresh"))
 
 
 @dataclass(frozen=True)
@@ -190,7 +161,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run: train a network, prune it to a budget, fine-tune it with its old self as a teacher."""
+    """A run: train a network, prune it to a budget, fine-tune what is left of it."""
 
     name: str = "run"
     """What the run is called."""
@@ -208,18 +179,13 @@ class RunConfig:
     """Whether residual groups that span a stage stay whole (`inner`) or are pruned too (`all`)."""
     protect: tuple[str, ...] = ()
     """Patterns of layers or variables whose channels stay: `conv1_1`, `stage3`, `*/kernel`."""
-    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
-    allocation: Literal["sensitivity", "tolerance", "proportional"] = "sensitivity"
-    """How the budget becomes a width for each group.
-    Least predicted loss, one accuracy drop for all as in the paper, or one fraction for all."""
     budget: Budget = field(default_factory=lambda: Budget("params/8,macs/3"))
-    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
-    method: str = "genetic"
-    """What chooses the channels: `genetic`, or another name of `jaxprune.methods`."""
-    search: SearchConfig = field(default_factory=SearchConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    method: Method = field(default_factory=Genetic)
+    """What chooses the channels. `--method NAME` picks another one of `jaxprune.methods`."""
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
-    finetune: TrainConfig = field(default_factory=TrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """The training of the pruned network, and of the control."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     control: bool = True
@@ -229,24 +195,14 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     compilation_cache: bool = True
-    """Keep what is compiled in the run folder, for the next start; not where the environment has
-    a JAX_COMPILATION_CACHE_DIR."""
+    """Keep what is compiled in the user's cache folder (`~/.cache/jaxprune`), for the next start;
+    not where the environment has a JAX_COMPILATION_CACHE_DIR."""
 
     def __post_init__(self):
         if not self.name or Path(self.name).name != self.name:
             raise ValueError(f"name must be the name of a folder, not {self.name!r}")
         _at_least("seed", self.seed, 0)
-
-    @property
-    def retrain(self) -> TrainConfig:
-        """The training after each round of the schedule."""
-        optimizer = dataclasses.replace(
-            self.finetune.optimizer,
-            learning_rate=self.schedule.learning_rate,
-            schedule="constant",
-            warmup=0.0,
-        )
-        return dataclasses.replace(self.finetune, epochs=self.schedule.epochs, optimizer=optimizer)
+        name_of(self.method)
 
     @property
     def folder(self) -> Path:
@@ -267,7 +223,7 @@ def load(path: str | os.PathLike[str]) -> RunConfig:
     if not path.is_file():
         raise FileNotFoundError(f"there is no config file {path}")
     if path.suffix == ".json":
-        return _decode(RunConfig, summary.read(path), str(path))
+        return _of_json(summary.read(path), str(path))
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
@@ -280,7 +236,28 @@ def load(path: str | os.PathLike[str]) -> RunConfig:
 
 def save(path: str | os.PathLike[str], config: RunConfig) -> None:
     """Writes a config as JSON, so that `load` gives an equal one back."""
-    summary.write(path, plain(config))
+    summary.write(path, encode(config))
+
+
+def encode(config: RunConfig) -> dict[str, Any]:
+    """A config as JSON says it: its method is the name with the fields beside it."""
+    fields = plain(config)
+    return {**fields, "method": {"name": name_of(config.method), **fields["method"]}}
+
+
+def _of_json(fields: Any, where: str) -> RunConfig:
+    """A config as `encode` gives it."""
+    if isinstance(fields, Mapping) and not isinstance(fields.get("method", {}), Mapping):
+        raise ValueError(
+            f"{where} is of an older jaxprune, whose runs this one does not go on with: begin the "
+            "run anew in another folder, or use the version that made it"
+        )
+    config = _decode(RunConfig, {n: v for n, v in fields.items() if n != "method"}, where)
+    if "method" not in fields:
+        return config
+    options = dict(fields["method"])
+    kind = get(options.pop("name", "genetic"))
+    return dataclasses.replace(config, method=_decode(kind, options, f"{where}: method"))
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:

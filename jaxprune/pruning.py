@@ -10,11 +10,12 @@ from typing import Any
 import jax
 
 from jaxprune import latency
+from jaxprune.batches import Batches, first, inputs_of
 from jaxprune.budget import Budget
-from jaxprune.graph import ChannelGraph, Pruned, trace
-from jaxprune.methods import get as get_method
-from jaxprune.methods.contract import Loss, Method, Score, accuracy, cross_entropy
-from jaxprune.statistics.batches import Batches, first, inputs_of
+from jaxprune.graph import Pruned, trace
+from jaxprune.methods import as_method
+from jaxprune.problem import Method, Metric, Problem, Selection, accuracy, cross_entropy
+from jaxprune.train.memory import MemoryRun
 
 
 def prune(
@@ -23,9 +24,9 @@ def prune(
     batches: Batches,
     *,
     budget: Budget | Mapping[str, int] | str,
-    method: str | Method = "genetic",
-    loss: Loss | None = None,
-    score: Score | None = None,
+    method: str | Method | Callable[[Problem], Selection] = "genetic",
+    loss: Metric | None = None,
+    score: Metric | None = None,
     key: jax.Array,
     protect: Sequence[str] = (),
     allow_inexact: bool = False,
@@ -41,7 +42,9 @@ def prune(
       budget: targets such as `"params/8,macs/3"`, a `Budget`, or the width of every group. What
         is asked of this device (`"latency/2"`, `round_to="measured"`) is measured before all
         else, on inputs like the first batch.
-      method: a name in `jaxprune.methods`, or a function of that contract.
+      method: a name in `jaxprune.methods`, one of these with its hyper-parameters
+        (`Genetic(rates="tolerance")`), or your own function of a `Problem` that gives a
+        `Selection`.
       loss: `loss(outputs, batch)`; cross-entropy by default.
       score: `score(outputs, batch)`; accuracy by default.
       key: of all that the method draws.
@@ -66,34 +69,27 @@ def prune(
         )
     if isinstance(key, int):
         raise TypeError(f"key={key} is a number: pass jax.random.key({key})")
-    chosen = get_method(method) if isinstance(method, str) else method
-    budget = Budget(budget) if isinstance(budget, str) else budget
+    chosen = as_method(method)
+    if isinstance(budget, str):
+        budget = Budget(budget)
+    elif not isinstance(budget, Budget):
+        budget = Budget(widths=dict(budget))
     inputs = inputs_of(first(batches))
     example = jax.tree.map(lambda x: x[:1], inputs)
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
-    if isinstance(budget, Budget):
-        graph, budget = latency.prepare(graph, budget, fn, variables, inputs, timer=timer)
-        budget.require_feasible(graph)
-    else:
-        _check_widths(graph, budget)
-    selection = chosen(
-        graph, fn, variables, batches, budget, loss or cross_entropy, score or accuracy, key
-    )
+    graph, budget = latency.prepare(graph, budget, fn, variables, inputs, timer=timer)
+    budget.require_feasible(graph)
+    selection = chosen.prune(
+        Problem(
+            graph, fn, variables, batches, budget,
+            loss=loss or cross_entropy, score=score or accuracy, key=key,
+            run=MemoryRun(fn, batches, loss or cross_entropy),
+        )
+    )  # fmt: skip
     pruned = graph.slice(selection.variables, selection.masks)
-    if not isinstance(budget, Budget) or "latency" not in budget.factors:
+    if "latency" not in budget.factors:
         return pruned
     reached = latency.check(graph, budget, fn, variables, pruned, inputs, timer=timer)
     if reached.missed:
         warnings.warn(f"the latency target was missed: {reached}", stacklevel=2)
     return dataclasses.replace(pruned, latency=reached)
-
-
-def _check_widths(graph: ChannelGraph, widths: Mapping[str, int]) -> None:
-    wrong = [
-        f"{name} (1 to {group.size}, got {widths.get(name, 'none')})"
-        for name, group in graph.groups.items()
-        if not 1 <= widths.get(name, 0) <= group.size
-    ]
-    wrong += [f"{name} (no such group)" for name in widths if name not in graph.groups]
-    if wrong:
-        raise ValueError(f"budget names the width of every group; wrong are {', '.join(wrong)}")

@@ -23,6 +23,7 @@ from scipy import stats
 
 from jaxprune import pipeline
 from jaxprune.config import RunConfig, load
+from jaxprune.methods import Genetic
 from jaxprune.pipeline.evaluation import correct
 from jaxprune.pipeline.stages import student
 
@@ -52,13 +53,11 @@ def main() -> None:
             folder = run.folder
             if first is not None and not (folder / "checkpoints" / "train").exists():
                 shutil.copytree(first / "checkpoints" / "train", folder / "checkpoints" / "train")
-                shutil.copy(first / "sensitivity.json", folder)
             dense = pipeline.train(run)
-            pipeline.sensitivity(run)
             if first is None:
                 right["unpruned"].append(correct(run, run.network, dense, run.data.heldout))
                 first = folder
-            pipeline.search(run)
+            pipeline.prune(run)
             pruned = pipeline.finetune(run)
             small = student(run, pruned)
             right[label].append(correct(run, small, pruned.variables, run.data.heldout))
@@ -88,12 +87,13 @@ def main() -> None:
 
 def _with_schedule(base: RunConfig, label: str, seed: int, out: Path, groups: int = 0) -> RunConfig:
     """The config with a schedule whose epochs between rounds are taken from the fine-tune."""
-    schedule = dataclasses.replace(base.schedule, **SCHEDULES[label])
+    assert isinstance(base.method, Genetic)
+    schedule = dataclasses.replace(base.method.schedule, **SCHEDULES[label])
     rounds = {"joint": 0, "layerwise": groups, "gradual": schedule.rounds}[schedule.name]
-    epochs = base.finetune.epochs - rounds * schedule.epochs
+    epochs = base.finetune.epochs - rounds * schedule.training.epochs
     return dataclasses.replace(
         base,
-        schedule=schedule,
+        method=dataclasses.replace(base.method, schedule=schedule),
         finetune=dataclasses.replace(base.finetune, epochs=epochs),
         seed=seed,
         out=str(out / f"{base.name}_{label.replace(', ', '_')}_seed{seed}"),

@@ -66,7 +66,7 @@ def trained(
     run: Experiment, controls: list[str], pretraining: float | None
 ) -> dict[str, tuple[Network, Variables]]:
     """The unpruned network, the pruned one, and each control at the end of its training."""
-    dense, pruned = stages.trained(run), stages.tuned(run)
+    dense, pruned = stages.trained(run), stages.load_pruned(run)
     found = {
         "unpruned": (run.network, dense),
         "pruned": (stages.student(run, pruned), pruned.variables),

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jaxprune import pipeline
 from jaxprune.pipeline.evaluation import correct
-from jaxprune.pipeline.stages import student, tuned
+from jaxprune.pipeline.stages import load_pruned, student
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 def answers(folder: str) -> np.ndarray:
     """Which held-out images the pruned network classifies as their labels say, bool [N]."""
     run = pipeline.open_run(folder)
-    pruned = tuned(run)
+    pruned = load_pruned(run)
     return correct(run, student(run, pruned), pruned.variables, run.data.heldout)
 
 

@@ -30,7 +30,7 @@ import jaxprune as jp
 from jaxprune import pipeline
 from jaxprune.report import metrics, summary
 
-SHORT = ["--train.epochs", "3", "--finetune.epochs", "3", "--search.generations", "30"]
+SHORT = ["--train.epochs", "3", "--finetune.epochs", "3", "--method.search.generations", "30"]
 MEASURED = ("out", "seconds", "latency_before_ms", "latency_after_ms")
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import time
 from pathlib import Path
@@ -24,12 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxprune import pipeline
-from jaxprune.methods import get
-from jaxprune.methods.contract import accuracy as score
-from jaxprune.methods.contract import cross_entropy
-from jaxprune.methods.genetic import genetic
+from jaxprune.budget import Budget
+from jaxprune.methods import Genetic, get
 from jaxprune.pipeline import stages
 from jaxprune.pipeline.evaluation import correct
+from jaxprune.problem import Method, Problem
 from jaxprune.search import SearchConfig
 from jaxprune.statistics import grams
 from jaxprune.train.batchnorm import recalibrate
@@ -53,22 +51,22 @@ def main() -> None:
     arguments = parser.parse_args()
     run = pipeline.open_run(arguments.run)
     trained = pipeline.train(run)
-    widths = pipeline.sensitivity(run)
-    statistics = run.config.statistics
+    widths = run.graph.widths(pipeline.prune(run).masks)
+    statistics = run.config.calibration
     images = statistics.images
     every = run.calibration(len(run.data.train), statistics.batch_size)
     unseen = every[images // statistics.batch_size :][: images // statistics.batch_size]
-    judge = grams(run.graph, run.forward, trained, unseen, jax.random.key(99), positions=None)
+    budget = Budget(widths=widths)
+    problem = Problem(run.graph, run.forward, trained, unseen, budget, key=jax.random.key(99))
+    judge = grams(problem, positions=None)
 
     table = Table("choice", "layer error", "as cut", "recalibrated", "seconds")
     rows = []
 
-    def judged(label: str, method, count: int = images) -> None:
+    def judged(label: str, method: Method, count: int = images) -> None:
         batches = run.calibration(count, min(count, statistics.batch_size))
         began = time.perf_counter()
-        selection = method(
-            run.graph, run.forward, trained, batches, widths, cross_entropy, score, run.key
-        )
+        selection = method.prune(dataclasses.replace(problem, batches=batches, key=run.key))
         seconds = time.perf_counter() - began
         errors = []
         for name in run.prunable():
@@ -94,11 +92,11 @@ def main() -> None:
         )
 
     for label, config in SEARCHES.items():
-        judged(label, functools.partial(genetic, config=config))
+        judged(label, Genetic(config))
     for count in CALIBRATION:
-        judged(f"+ polish, {count} images", genetic, count)
+        judged(f"+ polish, {count} images", Genetic(), count)
     for name in RIVALS:
-        judged(name, get(name))
+        judged(name, get(name)())
     console = Console(highlight=False)
     console.print(f"{run.config.name}, {images} calibration images, {jax.devices()[0].device_kind}")
     console.print(table)

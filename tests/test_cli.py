@@ -11,6 +11,8 @@ import jaxprune
 import jaxprune.pipeline
 from jaxprune import cli
 from jaxprune.config import RunConfig, save
+from jaxprune.methods import L1
+from jaxprune.methods.rounds import Schedule
 from jaxprune.pipeline import Stopped, config_of
 
 CONFIG = """
@@ -56,8 +58,8 @@ def test_run_hands_over_the_config_and_ends_with_the_table(path, pipeline, capsy
 
 
 def test_a_field_is_overridden_and_the_others_stay(path, pipeline):
-    cli.main(["run", path, "--search.population", "256", "--out", "runs/x", "--no-control"])
-    assert pipeline.config.search.population == 256
+    cli.main(["run", path, "--method.search.population", "256", "--out", "runs/x", "--no-control"])
+    assert pipeline.config.method.search.population == 256
     assert (pipeline.config.out, pipeline.config.control) == ("runs/x", False)
     assert (pipeline.config.name, pipeline.config.seed) == ("mine", 7)
 
@@ -89,18 +91,44 @@ def test_help_after_a_config_documents_every_field(path, capsys):
 
 def test_help_without_a_config_shows_the_defaults(capsys):
     code, out, _ = stopped(capsys, "run", "--help")
-    assert code == 0 and "--search.population" in out
+    assert code == 0 and "--method.search.population" in out
 
 
-def test_an_unknown_field_gets_a_suggestion(path, pipeline, capsys):
-    code, _, err = stopped(capsys, "run", path, "--search.populatoin", "3")
-    assert code == 2 and "--search.population" in err and pipeline.config is None
+def test_method_picks_a_method_and_its_fields_alone(path, pipeline, capsys):
+    cli.main(["run", path, "--method", "l1", "--method.schedule.name", "gradual"])
+    assert pipeline.config.method == L1(Schedule("gradual"))
+    code, out, _ = stopped(capsys, "run", path, "--method=greedy", "--help")
+    assert code == 0 and "--method.positions" in out and "--method.search" not in out
+    lines = [line for line in out.splitlines() if path not in line]
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["prune"], "unknown command 'prune'"),
+        (["--method", "magic"], "unknown method 'magic'; there are genetic"),
+        (["--method"], "--method needs a value"),
+        (["--method", "l1", "--method.search.population", "3"],
+         "the method l1 has no such field; it is one of genetic. Its fields: schedule"),
+        (["--method.nonsense", "3"], "the method genetic has no such field. Its fields:"),
+    ],
+)  # fmt: skip
+def test_a_method_or_field_that_is_not_there_is_one_sentence(
+    path, pipeline, capsys, arguments, words
+):
+    code, _, err = stopped(capsys, "run", path, *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1 and pipeline.config is None
+
+
+def test_an_unknown_field_gets_a_suggestion(path, pipeline, capsys):
+    code, _, err = stopped(capsys, "run", path, "--method.search.populatoin", "3")
+    assert code == 2 and "--method.search.population" in err and pipeline.config is None
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["shrink"], "unknown command 'shrink'"),
         (["run"], "name a config first"),
         (["run", "--seed", "3"], "name a config first"),
         (["run", "absent.py"], "no config file absent.py"),
@@ -113,8 +141,8 @@ def test_a_mistake_gets_one_line_and_exit_code_2(capsys, arguments, words):
 
 
 def test_a_value_out_of_range_is_refused_before_the_pipeline_starts(path, pipeline, capsys):
-    code, _, err = stopped(capsys, "run", path, "--statistics.images", "0")
-    assert code == 2 and "statistics.images must be at least 1" in err and pipeline.config is None
+    code, _, err = stopped(capsys, "run", path, "--calibration.images", "0")
+    assert code == 2 and "calibration.images must be at least 1" in err and pipeline.config is None
 
 
 @pytest.mark.parametrize("error", [ValueError("bad\nthing"), FileNotFoundError("bad thing")])
@@ -167,9 +195,9 @@ def stages(monkeypatch):
         open_run=lambda config: SimpleNamespace(config=config, folder=config.folder),
         config_of=config_of,
         status=jaxprune.pipeline.status,
-        searched_groups=lambda run: {},
+        pruned_groups=lambda run: {},
     )
-    for name in ("train", "sensitivity", "search", "finetune", "control", "evaluate"):
+    for name in ("train", "sensitivity", "prune", "finetune", "control", "evaluate"):
 
         def stage(run, name=name):
             called.append((name, run))
@@ -180,7 +208,7 @@ def stages(monkeypatch):
     return called
 
 
-@pytest.mark.parametrize("command", ["train", "sensitivity", "search", "finetune", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "sensitivity", "prune", "finetune", "evaluate"])
 def test_a_stage_runs_by_itself_where_the_folder_is_now(command, folder, stages, capsys):
     cli.main([command, folder])
     expected = ["finetune", "control"] if command == "finetune" else [command]
@@ -202,10 +230,10 @@ def test_a_field_of_a_run_may_be_overridden_into_another_folder(folder, stages, 
 def test_status_of_a_run(folder, capsys):
     cli.main(["status", folder])
     out = capsys.readouterr().out
-    assert "mine · genetic · seed 7" in out and out.count("waiting") == 6
+    assert "mine · genetic · seed 7" in out and out.count("waiting") == 5
 
 
-@pytest.mark.parametrize("command", ["train", "search", "status", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["train", "prune", "status", "compare", "inspect"])
 def test_every_command_has_its_help(command, capsys):
     code, out, _ = stopped(capsys, command, "--help")
     assert code == 0 and f"jaxprune {command}" in out
@@ -217,7 +245,7 @@ def test_every_command_has_its_help(command, capsys):
         (["status"], "the following arguments are required: RUN"),
         (["status", "a", "b"], "unrecognized arguments: b"),
         (["compare", "a", "--jsn", "x"], "unrecognized arguments: --jsn"),
-        (["search"], "name a config first, or the folder of a run: jaxprune search"),
+        (["prune"], "name a config first, or the folder of a run: jaxprune prune"),
         (["status", "absent"], "absent is not the folder of a run"),
     ],
 )
@@ -314,7 +342,7 @@ def test_inspect_knows_the_shipped_models(capsys):
         (["mine_models:make", "--input", "1,x"], "'1,x' is no shape"),
         (["mine_models:make", "--input", "1,3", "--dtype", "real"], "'real' is no type"),
         (["mine_models:make", "--input", "1,3", "--arg", "train"], "'train' is no keyword"),
-        (["mine_models:make", "--input", "1,3", "--protect", "c"], "pattern 'c' matches none"),
+        (["mine_models:make", "--input", "1,3", "--protect", "c"], "pattern 'c' matches nothing"),
         (["mine_models:make", "--input", "1,3", "--protect", "a"], "nothing in this function"),
     ],
 )

@@ -6,7 +6,8 @@ import pytest
 
 from jaxprune import config as configs
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, ModelConfig, RunConfig, SensitivityConfig
+from jaxprune.config import DataConfig, ModelConfig, RunConfig
+from jaxprune.methods import Genetic, Taylor
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -25,19 +26,22 @@ def test_a_config_survives_its_json(tmp_path):
         model=ModelConfig(widths={"conv1_1": 24}, shortcut="A"),
         protect=("conv1_1", "stage3/*"),
         budget=Budget("params/4", limits={"conv2*": (0.1, 0.9)}),
-        sensitivity=SensitivityConfig(kept=(0.5, 0.25)),
+        method=Genetic(kept=(0.5, 0.25)),
     )
     configs.save(tmp_path / "config.json", config)
     assert configs.load(tmp_path / "config.json") == config
     assert config != RunConfig()
+    other = dataclasses.replace(config, method=Taylor())
+    configs.save(tmp_path / "config.json", other)
+    assert configs.load(tmp_path / "config.json") == other != config
 
 
 def test_a_field_that_no_config_has_is_named(tmp_path):
     configs.save(tmp_path / "config.json", RunConfig())
     data = json.loads((tmp_path / "config.json").read_text())
-    data["search"]["populaton"] = 3
+    data["method"]["search"]["populaton"] = 3
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"config\.json: search has a field 'populaton'"):
+    with pytest.raises(ValueError, match=r"config\.json: method: search has a field 'populaton'"):
         configs.load(tmp_path / "config.json")
 
 
@@ -69,11 +73,11 @@ def test_a_config_file_that_does_not_serve_is_named_with_the_reason(tmp_path, te
     "build, field",
     [
         (lambda: DataConfig(heldout=0), "data.heldout"),
-        (lambda: SensitivityConfig(kept=(0.5, 1.5)), "sensitivity.kept"),
-        (lambda: SensitivityConfig(kept=()), "sensitivity.kept"),
-        (lambda: SensitivityConfig(images=0), "sensitivity.images"),
-        (lambda: configs.StatisticsConfig(images=0), "statistics.images"),
-        (lambda: configs.StatisticsConfig(images=float("nan")), "statistics.images"),  # type: ignore
+        (lambda: Genetic(kept=(0.5, 1.5)), "kept"),
+        (lambda: Genetic(kept=()), "kept"),
+        (lambda: configs.ValidationConfig(images=0), "validation.images"),
+        (lambda: configs.CalibrationConfig(images=0), "calibration.images"),
+        (lambda: configs.CalibrationConfig(images=float("nan")), "calibration.images"),  # type: ignore
         (lambda: configs.RecalibrationConfig(batch_size=0), "recalibration.batch_size"),
         (lambda: configs.EvaluationConfig(latency_repeats=0), "evaluation.latency_repeats"),
         (lambda: RunConfig(seed=-1), "seed"),

@@ -18,8 +18,8 @@ from jaxprune.budget import Budget, allocate
 from jaxprune.data import Split
 from jaxprune.graph import trace
 from jaxprune.methods import get
-from jaxprune.methods.contract import accuracy, cross_entropy
 from jaxprune.pipeline.experiment import spanning_groups
+from jaxprune.problem import Problem
 from jaxprune.train.loop import fit
 
 CONFIGS = {
@@ -111,16 +111,8 @@ def test_a_few_steps_the_cut_and_a_step_after_it(name, quick_compilation):
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert old.ndim == 1 or np.any(old != np.asarray(new))
 
-    selection = get("l1")(
-        graph,
-        module.apply,
-        after,
-        [],
-        allocation.widths,
-        cross_entropy,
-        accuracy,
-        jax.random.key(0),
-    )
+    budget = Budget(widths=allocation.widths)
+    selection = get("l1")().prune(Problem(graph, module.apply, after, [], budget))
     pruned = graph.slice(selection.variables, selection.masks)
     assert pruned.widths == allocation.widths
     small = models.network(models.from_pruned(module, pruned))

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.methods.contract import accuracy, cross_entropy
-from jaxprune.methods.genetic import genetic
+from jaxprune.methods import Genetic
 from jaxprune.search import SearchConfig
 
 
@@ -71,8 +70,8 @@ def test_the_default_is_the_genetic_search(case):
 
 
 def test_a_method_of_ones_own(case):
-    def drop_last(graph, fn, variables, batches, budget, loss, score, key):
-        return jp.Selection(graph.masks({"a": [15], "b": [11]}), variables)
+    def drop_last(problem):
+        return jp.Selection(problem.graph.masks({"a": [15], "b": [11]}), problem.variables)
 
     pruned = prune(case, method=drop_last)
     assert pruned.widths == {"params/a/kernel[1]": 15, "params/b/kernel[1]": 11}
@@ -127,10 +126,9 @@ def test_reconstruction_lowers_the_error_of_the_layer(case):
     widths = {"params/a/kernel[1]": 8, "params/b/kernel[1]": 12}
 
     def error(**options):
-        found = genetic(
-            graph, network, variables, batches, widths, cross_entropy, accuracy, jax.random.key(0),
-            config=SearchConfig(population=32, generations=30, **options),
-        )  # fmt: skip
+        method = Genetic(SearchConfig(population=32, generations=30, **options))
+        budget = jp.Budget(widths=widths)
+        found = method.prune(jp.Problem(graph, network, variables, batches, budget))
         pruned = graph.slice(found.variables, found.masks)
         x = jnp.concatenate([b[0] for b in batches])
 

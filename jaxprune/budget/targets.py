@@ -41,6 +41,9 @@ class Budget:
     A group's widths are the multiples of `round_to`, and its full size, that keep at least
     `min_channels` channels and lie within the limits of every pattern that matches the group. All
     of it holds: limits between which no such width lies are an error, never bent.
+
+        Budget("params/8,macs/3", limits={"stage3/*": (0.1, 0.9)})
+        Budget(widths={"params/conv1/kernel[3]": 12, "params/conv2/kernel[3]": 40})
     """
 
     targets: str = "params/8,macs/3"
@@ -56,6 +59,8 @@ class Budget:
     scopes: dict[str, float] = field(default_factory=dict)
     """Pattern of groups to the fraction of their units, taken together, that they keep.
     Each scope is ranked by itself, all other groups under the targets; for methods that rank."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Group to the number of its units that stay, of every group: then there are no targets."""
 
     def __post_init__(self):
         """Refuses what can be met by no network at all."""
@@ -88,12 +93,14 @@ class Budget:
 
     @property
     def factors(self) -> dict[str, float]:
-        """Quantity -> by what it is to be divided.
+        """Quantity -> by what it is to be divided; empty where the widths are fixed.
 
         Raises:
           ValueError: an unknown quantity, one named twice, or a factor that is no number from 1 up.
         """
         factors: dict[str, float] = {}
+        if self.widths:
+            return factors
         for target in self.targets.split(","):
             quantity, _, text = (part.strip() for part in target.partition("/"))
             if quantity not in KNOWN:
@@ -134,9 +141,12 @@ class Budget:
         Between them the multiples of the step are allowed; the two ends are allowed widths.
 
         Raises:
-          ValueError: a pattern that matches no group, a group without an allowed width, or a
-            `round_to` that was not measured yet.
+          ValueError: a pattern that matches no group, a group without an allowed width, fixed
+            widths of other groups, or a `round_to` that was not measured yet.
         """
+        if self.widths:
+            fixed = self._fixed(model)
+            return fixed, fixed, np.ones(len(fixed), int)
         if isinstance(self.round_to, str):
             raise ValueError(
                 f"budget.round_to: {self.round_to!r} is no number yet: measure it with "
@@ -173,6 +183,7 @@ class Budget:
 
         Raises:
           ValueError: the narrowest network exceeds a target; with the best factor of each target.
+            Fixed widths of other groups, or beyond a group's size.
         """
         narrowest = model.costs(self.bounds(model)[0])
         whole = model.costs(model.sizes)
@@ -186,6 +197,20 @@ class Budget:
                 f"budget.targets: {self.targets!r} is beyond reach for {' and '.join(missed)}; the "
                 f"best that the groups' limits allow is {best!r}"
             )
+
+    def _fixed(self, model: CostModel) -> np.ndarray:
+        sizes = dict(zip(model.names, model.sizes.tolist(), strict=True))
+        wrong = [
+            f"{name} (1 to {size}, got {self.widths.get(name, 'none')})"
+            for name, size in sizes.items()
+            if not 1 <= self.widths.get(name, 0) <= size
+        ]
+        wrong += [f"{name} (no such group)" for name in self.widths if name not in sizes]
+        if wrong:
+            raise ValueError(
+                f"budget.widths names the width of every group; wrong are {', '.join(wrong)}"
+            )
+        return np.array([self.widths[name] for name in sizes])
 
     def _fractions(self, model: CostModel) -> dict[str, tuple[float, float]]:
         fractions = dict.fromkeys(model.names, (0.0, 1.0))

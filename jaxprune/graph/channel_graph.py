@@ -123,10 +123,15 @@ class ChannelGraph:
         """The number of units that masks keep, per group."""
         return {name: int(np.sum(np.asarray(masks[name]) != 0)) for name in self.groups}
 
-    def costs(self, widths: np.ndarray) -> dict[str, np.ndarray]:
-        """Totals for many widths at once: int [..., G] → quantity → float64 [...]."""
+    def costs(self, widths: Any) -> dict[str, Any]:
+        """Totals for many widths at once: int [..., G] → quantity → float64 [...].
+
+        Widths on the device give totals there, differentiable, and no latency.
+        """
         totals = evaluate(self._terms, widths)
-        return totals if self.latency is None else {**totals, "latency": self.latency(widths)}
+        if self.latency is None or isinstance(widths, jax.Array):
+            return totals
+        return {**totals, "latency": self.latency(widths)}
 
     def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
         """The cost under masks, or under widths (group → int); of the whole network without."""

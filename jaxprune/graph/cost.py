@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -45,13 +48,19 @@ class Term:
 QUANTITIES = ("params", "macs", "activations")
 
 
-def evaluate(terms: Sequence[Term], widths: np.ndarray) -> dict[str, np.ndarray]:
-    """The total of each quantity for widths [..., G], as float64 [...]."""
-    widths = np.asarray(widths, np.float64)
-    extended = np.concatenate([np.ones((*widths.shape[:-1], 1)), widths], axis=-1)
-    totals = {q: np.zeros(widths.shape[:-1]) for q in QUANTITIES}
+def evaluate(terms: Sequence[Term], widths: Any) -> dict[str, Any]:
+    """The total of each quantity for widths [..., G], as float64 [...].
+
+    Widths on the device give totals there, differentiable, in their own precision.
+    """
+    on_device = isinstance(widths, jax.Array)
+    xp = jnp if on_device else np
+    widths = widths if on_device else np.asarray(widths, np.float64)
+    extended = xp.concatenate([xp.ones((*widths.shape[:-1], 1), widths.dtype), widths], axis=-1)
+    totals = {q: xp.zeros(widths.shape[:-1], widths.dtype) for q in QUANTITIES}
     for term in terms:
-        totals[term.quantity] += np.prod(extended @ term.factors.T, axis=-1)
+        factors = term.factors.T.astype(widths.dtype)
+        totals[term.quantity] = totals[term.quantity] + xp.prod(extended @ factors, axis=-1)
     return totals
 
 

@@ -1,31 +1,41 @@
-"""The published methods, one file each, all behind one door (`contract.Method`), by name."""
+"""The published methods, one file each, by name; each is a `jaxprune.problem.Method`."""
 
-from jaxprune.methods.batchnorm_scale import batchnorm_scale
-from jaxprune.methods.contract import Method, Selection
-from jaxprune.methods.fisher import fisher
-from jaxprune.methods.genetic import genetic
-from jaxprune.methods.geometric_median import geometric_median
-from jaxprune.methods.greedy import greedy
-from jaxprune.methods.l1 import l1
-from jaxprune.methods.l2 import l2
-from jaxprune.methods.random import random
-from jaxprune.methods.taylor import taylor
+from __future__ import annotations
 
-METHODS: dict[str, Method] = {
-    "genetic": genetic,
-    "greedy": greedy,
-    "random": random,
-    "l1": l1,
-    "l2": l2,
-    "batchnorm_scale": batchnorm_scale,
-    "geometric_median": geometric_median,
-    "taylor": taylor,
-    "fisher": fisher,
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxprune.methods.criteria import (
+    L1,
+    L2,
+    BatchNormScale,
+    Criterion,
+    Fisher,
+    GeometricMedian,
+    Random,
+    Taylor,
+)
+from jaxprune.methods.genetic import Genetic
+from jaxprune.methods.greedy import Greedy
+from jaxprune.methods.group_fisher import GroupFisher
+from jaxprune.problem import Method, Problem, Selection
+
+METHODS: dict[str, type[Method]] = {
+    "genetic": Genetic,
+    "group_fisher": GroupFisher,
+    "greedy": Greedy,
+    "random": Random,
+    "l1": L1,
+    "l2": L2,
+    "batchnorm_scale": BatchNormScale,
+    "geometric_median": GeometricMedian,
+    "taylor": Taylor,
+    "fisher": Fisher,
 }
 
 
-def get(name: str) -> Method:
-    """The method of that name.
+def get(name: str) -> type[Method]:
+    """The class of the method of that name.
 
     Raises:
       ValueError: there is none; the message lists the names.
@@ -35,4 +45,55 @@ def get(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "Selection", "get"]
+def name_of(method: Method) -> str:
+    """The name of a method of `METHODS`.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    for name, kind in METHODS.items():
+        if type(method) is kind:
+            return name
+    raise ValueError(
+        f"a run's method is one of jaxprune.methods, such as jaxprune.methods['l1'](), not "
+        f"{method!r}; one of your own goes to jaxprune.prune"
+    )
+
+
+def as_method(method: str | Method | type[Method] | Callable[[Problem], Selection]) -> Method:
+    """A method from what a user gives: its name or class, itself, or a function of a problem.
+
+    Raises:
+      ValueError: an unknown name.
+      TypeError: something else.
+    """
+    if isinstance(method, str):
+        return get(method)()
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method()
+    if callable(method):
+        return _Own(method)
+    raise TypeError(
+        f"a method is a name of {', '.join(METHODS)}, a jaxprune.Method, or a function of a "
+        f"jaxprune.Problem that gives a jaxprune.Selection; not a {type(method).__name__}"
+    )
+
+
+@dataclass(frozen=True)
+class _Own(Method):
+    """A user's own function of a problem."""
+
+    function: Callable[[Problem], Selection]
+
+    def prune(self, problem: Problem) -> Selection:
+        """Calls it."""
+        return self.function(problem)
+
+
+__all__ = [
+    "L1", "L2", "METHODS", "BatchNormScale", "Criterion", "Fisher", "Genetic", "GeometricMedian",
+    "Greedy", "GroupFisher", "Method", "Random", "Selection", "Taylor", "as_method", "get",
+    "name_of",
+]  # fmt: skip

@@ -11,79 +11,129 @@ reconstructed (see `search.genetic`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
-from jaxprune.budget import Budget
-from jaxprune.graph import ChannelGraph
-from jaxprune.methods.contract import Loss, Score, Selection, Widths
-from jaxprune.methods.widths import allocate_widths, narrowed_groups
+from jaxprune.budget import Budget, Curves, allocate
+from jaxprune.methods.rounds import Schedule, in_rounds
+from jaxprune.methods.widths import Rates, allocated, greedy_chooser
+from jaxprune.problem import Method, Problem, Selection
 from jaxprune.search import SearchConfig, refit, search_groups
 from jaxprune.statistics import Weighting, grams
-from jaxprune.statistics.batches import Batches
-from jaxprune.statistics.hessian import LayerHessian, hessians, with_kernel
+from jaxprune.statistics.hessian import hessians, with_kernel
+from jaxprune.statistics.sensitivity import KEPT
 
 
-def genetic(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    budget: Budget | Widths,
-    loss: Loss,
-    score: Score,
-    key: jax.Array,
-    *,
-    config: SearchConfig | None = None,
-    positions: int | None = 16,
-    weighting: Weighting = "energy",
-) -> Selection:
-    """Searches the masks of all groups on the error of what reads them.
+@dataclass(frozen=True)
+class Genetic(Method):
+    """Searches the masks of all groups on the error of what reads them."""
 
-    Args beyond the contract's:
-      config: the search; its defaults when None.
-      positions: output positions per calibration image and consumer; None takes all.
-      weighting: how the errors of a group's consumers are added; see `statistics.grams`.
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """The genetic algorithm, and what polishes its result."""
+    rates: Rates = "sensitivity"
+    """How targets become widths.
+    Least predicted loss, one accuracy drop for all groups as in the paper, or one fraction."""
+    kept: tuple[float, ...] = KEPT
+    """Kept fractions of a group's channels at which its sensitivity is measured, in (0, 1)."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """In how many rounds the network is pruned, and the training between them."""
+    positions: int | None = 16
+    """Output positions of a consumer that are drawn from each image; None takes all of them."""
+    weighting: Weighting = "energy"
+    """Whether each consumer's error counts relative to its output, or as it is."""
 
-    Returns:
-      The selection. Its variables are the given ones, or with `reconstruction` those whose kernels
-      are refitted to the kept channels. `details` has the errors, their proven gaps to the optimum
-      and the search's history of each group that got narrower.
-    """
-    config = config or SearchConfig()
-    calibration_key, search_key = jax.random.split(key)
-    groups = narrowed_groups(graph, budget)
-    matrices = grams(
-        graph, fn, variables, batches, calibration_key,
-        groups=groups, positions=positions, weighting=weighting,
-    )  # fmt: skip
-    widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
-    layers: dict[str, list[LayerHessian]] = {}
-    if config.reconstruction:
-        layers = hessians(
-            graph, fn, variables, batches, calibration_key, groups=groups, positions=positions
+    def __post_init__(self):
+        if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
+            raise ValueError(f"kept must hold fractions in (0, 1), not {list(self.kept)}")
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"positions must be at least 1, not {self.positions}")
+
+    def prune(self, problem: Problem) -> Selection:
+        """Rates by sensitivity; then for each layer matrix, population, elites, mask, distil.
+
+        The figures are the sensitivity, and of each group that got narrower the errors, their
+        proven gaps to the optimum and the search's history.
+        """
+        problem = dataclasses.replace(problem, key=jax.random.fold_in(problem.key, 0))
+        matrices = self.matrices(problem)
+        choose = greedy_chooser(matrices)
+        widths, curves = allocated(problem, choose, self.rates, self.kept)
+        if self.schedule.name == "joint":
+            fixed = dataclasses.replace(problem, budget=Budget(widths=widths))
+            found = self.choose(fixed, matrices)
+        else:
+            budgets = self.schedule.budgets(problem, widths)
+            budgets = self._narrowing(problem, budgets, widths, curves)
+            found = in_rounds(problem, self.schedule, budgets, self.choose, self._figures())
+        if curves is None:
+            return found
+        measured = {"sensitivity": curves.accuracy, "sensitivity_loss": curves.loss}
+        return found._replace(figures={**measured, **found.figures})
+
+    def matrices(self, problem: Problem) -> dict[str, np.ndarray]:
+        """The Gram matrices of the groups that may get narrower."""
+        return grams(
+            problem,
+            groups=problem.prunable(),
+            positions=self.positions,
+            weighting=self.weighting,
         )
-    consumers = {
-        name: [refit.Consumer(h.hessian, h.kernel, 1 / h.energy) for h in read]
-        for name, read in layers.items()
-    }
-    found = search_groups(matrices, widths, search_key, config, consumers or None)
-    for name, read in layers.items():
-        mask = found.masks[name].astype(bool)
-        for layer, consumer in zip(read, consumers[name], strict=True):
-            kernel = refit.refit_kernel(mask, consumer, widths[name])
-            kept = np.flatnonzero(np.asarray(mask))
-            variables = with_kernel(graph, variables, name, layer, kept, kernel)
-    details = {
-        "errors": found.errors,
-        "errors_plain": found.errors_plain,
-        "errors_polished": found.errors_polished,
-        "refit_errors": found.refit_errors,
-        "history": found.history,
-        "bounds": found.bounds,
-        "gaps": found.gaps,
-    }
-    return Selection({**graph.full_masks(), **found.masks}, variables, details)
+
+    def choose(
+        self, problem: Problem, matrices: Mapping[str, np.ndarray] | None = None
+    ) -> Selection:
+        """Searches at the budget's fixed widths; with `reconstruction` the kernels are refitted."""
+        graph, variables, widths = problem.graph, problem.variables, problem.budget.widths
+        groups = problem.prunable()
+        if matrices is None:
+            matrices = self.matrices(problem)
+        layers = {}
+        if self.search.reconstruction:
+            layers = hessians(problem, groups=groups, positions=self.positions)
+        consumers = {
+            name: [refit.Consumer(h.hessian, h.kernel, 1 / h.energy) for h in read]
+            for name, read in layers.items()
+        }
+        matrices = {name: matrices[name] for name in groups}
+        key = jax.random.fold_in(problem.key, 1)
+        found = search_groups(matrices, widths, key, self.search, consumers or None)
+        for name, read in layers.items():
+            mask = found.masks[name].astype(bool)
+            for layer, consumer in zip(read, consumers[name], strict=True):
+                kernel = refit.refit_kernel(mask, consumer, widths[name])
+                kept = np.flatnonzero(np.asarray(mask))
+                variables = with_kernel(graph, variables, name, layer, kept, kernel)
+        figures = {
+            "error": found.errors,
+            "error_plain": found.errors_plain,
+            "error_polished": found.errors_polished,
+            "error_refitted": found.refit_errors,
+            "gap": found.gaps,
+            "history": found.history,
+        }
+        return Selection({**graph.full_masks(), **found.masks}, variables, figures)
+
+    def _figures(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the figures of one group's search."""
+        numbers = ("error", "error_plain", "error_polished", "error_refitted", "gap")
+        return {**dict.fromkeys(numbers, ()), "history": (self.search.generations,)}
+
+    def _narrowing(
+        self,
+        problem: Problem,
+        budgets: list[Budget],
+        widths: Mapping[str, int],
+        curves: Curves | None,
+    ) -> list[Budget]:
+        """The rounds' targets as widths: never wider than before, nor narrower than at the end."""
+        before = {name: group.size for name, group in problem.graph.groups.items()}
+        fixed = []
+        for budget in budgets:
+            chosen = budget.widths or allocate(curves, problem.graph, budget, self.rates).widths
+            before = {n: max(widths[n], min(before[n], chosen[n])) for n in before}
+            fixed.append(dataclasses.replace(budget, widths=before))
+        return fixed

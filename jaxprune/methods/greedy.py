@@ -6,39 +6,38 @@ output least; here on the second-order error `pᵀ G p`, which is that error exa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import jax
-
-from jaxprune.budget import Budget
-from jaxprune.graph import ChannelGraph
-from jaxprune.methods.contract import Loss, Score, Selection, Widths
-from jaxprune.methods.widths import allocate_widths, greedy_chooser, narrowed_groups
+from jaxprune.methods.widths import Rates, allocated, greedy_chooser
+from jaxprune.problem import Method, Problem, Selection
 from jaxprune.statistics import Weighting, grams
-from jaxprune.statistics.batches import Batches
+from jaxprune.statistics.sensitivity import KEPT
 
 
-def greedy(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    budget: Budget | Widths,
-    loss: Loss,
-    score: Score,
-    key: jax.Array,
-    *,
-    positions: int | None = 16,
-    weighting: Weighting = "energy",
-) -> Selection:
-    """Eliminates channels group by group; widths for a target come from sensitivity curves.
+@dataclass(frozen=True)
+class Greedy(Method):
+    """Eliminates channels group by group; widths for a target come from sensitivity curves."""
 
-    `positions` and `weighting` are those of `statistics.grams`.
-    """
-    groups = narrowed_groups(graph, budget)
-    matrices = grams(
-        graph, fn, variables, batches, key, groups=groups, positions=positions, weighting=weighting
-    )
-    widths = allocate_widths(graph, fn, variables, batches, budget, loss, score, matrices)
-    return Selection({**graph.full_masks(), **greedy_chooser(matrices)(widths)}, variables)
+    rates: Rates = "sensitivity"
+    """How targets become widths.
+    Least predicted loss, one accuracy drop for all groups, or one fraction for all."""
+    kept: tuple[float, ...] = KEPT
+    """Kept fractions of a group's channels at which its sensitivity is measured, in (0, 1)."""
+    positions: int | None = 16
+    """Output positions of a consumer that are drawn from each image; None takes all of them."""
+    weighting: Weighting = "energy"
+    """Whether each consumer's error counts relative to its output, or as it is."""
+
+    def prune(self, problem: Problem) -> Selection:
+        """Eliminates by the Gram matrices of the groups that may get narrower."""
+        matrices = grams(
+            problem,
+            groups=problem.prunable(),
+            positions=self.positions,
+            weighting=self.weighting,
+        )
+        choose = greedy_chooser(matrices)
+        widths, curves = allocated(problem, choose, self.rates, self.kept)
+        masks = {**problem.graph.full_masks(), **choose(widths)}
+        figures = {} if curves is None else {"sensitivity": curves.accuracy}
+        return Selection(masks, problem.variables, figures)

@@ -12,7 +12,6 @@ from jaxprune.budget import Budget
 from jaxprune.budget.targets import within
 from jaxprune.graph import ChannelGraph, Group, paths
 from jaxprune.masks import Masks
-from jaxprune.methods.contract import Widths
 
 Normaliser = Literal["mean", "max", "sum", "none"]
 Scores = Mapping[str, np.ndarray]
@@ -26,14 +25,14 @@ _NORMALISERS = {
 
 
 def select(
-    graph: ChannelGraph, scores: Scores, budget: Budget | Widths, normaliser: Normaliser = "mean"
+    graph: ChannelGraph, scores: Scores, budget: Budget, normaliser: Normaliser = "mean"
 ) -> Masks:
     """Keeps the units with the highest scores.
 
     Args:
       graph: from `trace`.
       scores: per group (units,), higher is more important.
-      budget: widths, then each group is ranked by itself; or targets, then units fall in the
+      budget: where it fixes the widths each group is ranked by itself; else units fall in the
         order of their normalised scores over the whole network until every target is met.
       normaliser: what a group's scores are divided by before they meet other groups'.
 
@@ -43,9 +42,7 @@ def select(
     for name, score in scores.items():
         if not np.isfinite(score).all():
             raise ValueError(f"the scores of group {name} are not finite")
-    widths = (
-        global_widths(graph, scores, budget, normaliser) if isinstance(budget, Budget) else budget
-    )
+    widths = global_widths(graph, scores, budget, normaliser)
     return mask_ops.keep_top({name: scores[name] for name in graph.groups}, widths)
 
 
@@ -53,6 +50,9 @@ def global_widths(
     graph: ChannelGraph, scores: Scores, budget: Budget, normaliser: Normaliser
 ) -> dict[str, int]:
     """The widths at which a ranking over the whole network first meets every target.
+
+    Units of equal scores fall evenly, from the group of which most is left, so that a target is not
+    passed by more than what the last unit costs (and the limits and rounding ask for).
 
     Groups of a scope are ranked among themselves, until the scope keeps no more than its fraction
     of their units.
@@ -64,24 +64,25 @@ def global_widths(
     budget.require_feasible(graph)
     low, high, steps = budget.bounds(graph)
     scale = _NORMALISERS[normaliser]
-    ordered = [
-        np.sort(scores[name] / max(scale(scores[name]), 1e-30))[::-1] for name in graph.groups
-    ]
-
-    def widths_at(cut: float, groups: np.ndarray) -> np.ndarray:
-        above = np.array([np.sum(ordered[g] > cut) for g in groups])
-        floor, top, step = low[groups], high[groups], steps[groups]
-        return np.clip(np.where(above < top, above // step * step, top), floor, top)
+    ordered = [np.sort(scores[name] / max(scale(scores[name]), 1e-30)) for name in graph.groups]
 
     def first_met(groups: np.ndarray, met: Callable[[np.ndarray], bool]) -> np.ndarray:
-        """Widths fall as the cut rises, so the first cut that will do is found by bisection."""
-        cuts = np.unique(np.concatenate([[-np.inf], *(ordered[g] for g in groups)]))
-        first, last = 0, len(cuts) - 1
+        """Widths shrink as more units fall, so the least number that will do is bisected."""
+        falls = np.concatenate([np.full(len(ordered[g]), i) for i, g in enumerate(groups)])
+        gone = np.concatenate([np.arange(len(ordered[g])) / len(ordered[g]) for g in groups])
+        order = falls[np.lexsort((gone, np.concatenate([ordered[g] for g in groups])))]
+        size, floor, top, step = (x[groups] for x in (graph.sizes, low, high, steps))
+
+        def widths_after(fallen: int) -> np.ndarray:
+            left = size - np.bincount(order[:fallen], minlength=len(groups))
+            return np.clip(np.where(left < top, left // step * step, top), floor, top)
+
+        first, last = 0, len(order)
         while first < last:
             middle = (first + last) // 2
-            done = met(widths_at(cuts[middle], groups))
+            done = met(widths_after(middle))
             first, last = (first, middle) if done else (middle + 1, last)
-        return widths_at(cuts[first], groups)
+        return widths_after(first)
 
     widths = graph.sizes.copy()
     free = np.arange(len(widths))

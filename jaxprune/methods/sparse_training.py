@@ -1,11 +1,11 @@
 """Sparse training: penalties that drive whole channels towards zero before they are pruned.
 
-Each is an `optax.GradientTransformation` that adds `λ(t) ∇R(w)` to the gradient, to be put before
-the optimizer's own momentum and weight decay:
+Each wraps an optimizer and adds `λ(t) ∇R(w)` to the gradient before the optimizer's own momentum
+and weight decay see it:
 
     graph = jp.trace(fn, variables, images)
     strength = optax.linear_schedule(0.0, 1e-4, transition_steps=1000)
-    optimizer = optax.chain(group_lasso(graph, strength), optax.sgd(0.1, momentum=0.9))
+    optimizer = group_lasso(graph, strength)(optax.sgd(0.1, momentum=0.9))
 
 The published strengths are for SGD; Adam scales what is added as it scales the loss's gradient.
 
@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune.graph import ChannelGraph, Group, Member, paths
-from jaxprune.methods.batchnorm_scale import is_scale
+from jaxprune.methods.criteria import is_scale
+from jaxprune.wrappers import Wrapper, same
 
 _COLLECTION = "params/"
 
@@ -70,16 +71,14 @@ class SparsityConfig:
                 )
 
 
-def build(
-    config: SparsityConfig, graph: ChannelGraph, total_steps: int
-) -> optax.GradientTransformation | None:
-    """The penalty for a training of `total_steps` steps; None where there is none.
+def build(config: SparsityConfig, graph: ChannelGraph, total_steps: int) -> Wrapper:
+    """The penalty for a training of `total_steps` steps; `same` where there is none.
 
     Raises (when initialised with parameters):
       ValueError: parameters that hold nothing to penalise, or of another network's shapes.
     """
     if config.kind == "none":
-        return None
+        return same
     growing = round(config.grow * total_steps)
     # optax takes no steps at all to mean that nothing ever moves.
     strength = optax.linear_schedule(0.0, config.strength, growing) if growing else config.strength
@@ -88,7 +87,7 @@ def build(
     return group_lasso(graph, strength, config.contrast)
 
 
-def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> optax.GradientTransformation:
+def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> Wrapper:
     """`R = Σ |γ|` over the BatchNorm scales γ of all prunable channels.
 
     Liu et al. 2017, "Learning efficient convolutional networks through network slimming", arXiv
@@ -121,9 +120,7 @@ def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> optax.GradientTrans
     return _added_gradient(penalty, strength)
 
 
-def group_lasso(
-    graph: ChannelGraph, strength: Strength, contrast: float = 4.0
-) -> optax.GradientTransformation:
+def group_lasso(graph: ChannelGraph, strength: Strength, contrast: float = 4.0) -> Wrapper:
     """`R = Σ_g √p_g Σ_k c_k ‖w_k‖₂`: a norm, so whole channels go to zero, not single weights.
 
     `w_k` is all that falls with unit k of group g, `p_g` numbers: the filters that write it, its
@@ -225,9 +222,7 @@ def _members(group: Group, leaves: Mapping[str, Any]) -> Iterator[tuple[Member, 
             yield member, leaf
 
 
-def _added_gradient(
-    penalty: Callable[[Any], jax.Array], strength: Strength
-) -> optax.GradientTransformation:
+def _added_gradient(penalty: Callable[[Any], jax.Array], strength: Strength) -> Wrapper:
     """Adds `strength ∇penalty(params)` to the gradient; the state counts the steps."""
 
     def init(params: Any) -> optax.ScaleByScheduleState:
@@ -244,4 +239,4 @@ def _added_gradient(
         added = jax.tree.map(lambda u, g: u + jnp.asarray(factor, g.dtype) * g, updates, gradient)
         return added, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformation(init, update)
+    return lambda optimizer: optax.chain(optax.GradientTransformation(init, update), optimizer)

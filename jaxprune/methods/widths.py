@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.budget import Budget, allocate
-from jaxprune.graph import ChannelGraph
-from jaxprune.methods.contract import Loss, Score, Widths
+from jaxprune.budget import Curves, allocate
+from jaxprune.problem import Problem
 from jaxprune.search.greedy import greedy_elimination
-from jaxprune.statistics.batches import Batches
 from jaxprune.statistics.sensitivity import KEPT, Chooser, sensitivity
 
-
-def allocate_widths(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    budget: Budget | Widths,
-    loss: Loss,
-    score: Score,
-    grams: Mapping[str, np.ndarray],
-) -> dict[str, int]:
-    """The widths as given, or those that lose least by the groups' sensitivity curves."""
-    if not isinstance(budget, Budget):
-        return dict(budget)
-    choose = greedy_chooser(grams)
-    curves = sensitivity(graph, fn, variables, batches, choose, KEPT, loss, score)
-    return allocate(curves, graph, budget).widths
+Rates = Literal["sensitivity", "tolerance", "proportional"]
+"""How targets become widths: see `budget.allocate`."""
 
 
-def narrowed_groups(graph: ChannelGraph, budget: Budget | Widths) -> list[str]:
-    """The groups that need a choice: all under targets, else those narrower than their size."""
-    if isinstance(budget, Budget):
-        return list(graph.groups)
-    return [name for name, group in graph.groups.items() if budget[name] < group.size]
+def allocated(
+    problem: Problem, choose: Chooser, rates: Rates = "sensitivity", kept: Sequence[float] = KEPT
+) -> tuple[dict[str, int], Curves | None]:
+    """The budget's fixed widths, or those that it allows by the groups' sensitivity.
+
+    Second the curves, where they were measured.
+    """
+    if problem.budget.widths:
+        problem.budget.require_feasible(problem.graph)
+        return dict(problem.budget.widths), None
+    curves = None
+    if rates != "proportional":
+        curves = sensitivity(problem, choose, kept, groups=problem.prunable())
+    return allocate(curves, problem.graph, problem.budget, rates).widths, curves
 
 
 def greedy_chooser(grams: Mapping[str, np.ndarray]) -> Chooser:

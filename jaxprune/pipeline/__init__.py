@@ -1,12 +1,11 @@
-"""A run from data to report: train → sensitivity → search → fine-tune → evaluate.
+"""A run from data to report: train → prune → finetune → evaluate.
 
 Each stage is a function of an open run, `jaxprune` command of the same name, and can be called
 again: it reads what is there, and goes on with what is not.
 
     run = pipeline.open_run(config)        # or the folder of an earlier run
     pipeline.train(run)
-    widths = pipeline.sensitivity(run)
-    selection = pipeline.search(run)
+    selection = pipeline.prune(run)
     pruned = pipeline.finetune(run)
     pipeline.control(run)                  # where the config asks for it
     summary = pipeline.evaluate(run)
@@ -17,10 +16,17 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.config import RunConfig
-from jaxprune.pipeline.evaluation import evaluate, searched_groups
+from jaxprune.pipeline.evaluation import evaluate, pruned_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
 from jaxprune.pipeline.lock import lock
-from jaxprune.pipeline.stages import control, finetune, search, sensitivity, train
+from jaxprune.pipeline.stages import (
+    control,
+    finetune,
+    prune,
+    sensitivity,
+    share_training,
+    train,
+)
 from jaxprune.pipeline.status import status
 from jaxprune.pipeline.stopping import Stopped
 from jaxprune.report import summary as json_files
@@ -44,12 +50,12 @@ def run(config: RunConfig) -> dict[str, Any]:
     if done.exists():
         return json_files.read(done)
     with lock(opened.folder):
-        for stage in (train, sensitivity, search, finetune, control):
+        for stage in (train, prune, finetune, control):
             stage(opened)
         return evaluate(opened)
 
 
 __all__ = [
-    "Experiment", "Stopped", "config_of", "control", "evaluate", "finetune", "open_run", "run",
-    "search", "searched_groups", "sensitivity", "status", "train",
+    "Experiment", "Stopped", "config_of", "control", "evaluate", "finetune", "open_run", "prune",
+    "pruned_groups", "run", "sensitivity", "share_training", "status", "train",
 ]  # fmt: skip

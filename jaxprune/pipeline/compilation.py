@@ -1,7 +1,12 @@
-"""What a run compiles: kept in its folder for the next start, and counted in `compilation.json`."""
+"""What a run compiles: kept for the next start, and counted in its `compilation.json`.
+
+Compiled programs are native code that is loaded unchecked, so that they stay in the user's own
+cache folder and never travel with a run.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,9 +18,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxprune.report import summary as json_files
 
-CACHE = "compilation_cache"
-"""JAX's persistent compilation cache within a run folder; what it holds may be removed."""
-
 _FOLDER = "jax_compilation_cache_dir"
 _SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,  # a run compiles much that is short
@@ -24,15 +26,21 @@ _SETTINGS = {
 _STARTED = datetime.now().isoformat(timespec="milliseconds")
 
 
+def cache_folder() -> Path:
+    """JAX's persistent compilation cache of the user's runs; what it holds may be removed."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "jaxprune" / "compiled"
+
+
 @contextmanager
-def cached(folder: Path) -> Iterator[None]:
-    """What is compiled in the block is found by the next process at work in the folder.
+def cached() -> Iterator[None]:
+    """What is compiled in the block is found by the user's next process that needs it.
 
     A user who has named a cache, as by JAX_COMPILATION_CACHE_DIR, keeps it. After the block JAX's
     settings are what they were. A process that is killed may leave half an entry: JAX warns of it
     and compiles anew.
     """
-    settings = {_FOLDER: str((folder / CACHE).absolute()), **_SETTINGS}
+    settings = {_FOLDER: str(cache_folder()), **_SETTINGS}
     before = {name: getattr(jax.config, name) for name in settings}
     if before[_FOLDER] is not None:
         yield

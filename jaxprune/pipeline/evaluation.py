@@ -14,9 +14,18 @@ import numpy as np
 from jaxprune import latency
 from jaxprune.data import Split, Streamed
 from jaxprune.graph import Pruned
+from jaxprune.methods import name_of
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.lock import alone
-from jaxprune.pipeline.stages import as_cut, controlled, recalibrated, student, trained, tuned
+from jaxprune.pipeline.stages import (
+    as_cut,
+    controlled,
+    load_pruned,
+    recalibrated,
+    selected,
+    student,
+    trained,
+)
 from jaxprune.pipeline.training import Variables
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
@@ -35,7 +44,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
       FileNotFoundError: a stage before this one is not finished.
     """
     config = run.config
-    baseline, pruned, control = trained(run), tuned(run), controlled(run)
+    baseline, pruned, control = trained(run), load_pruned(run), controlled(run)
     small = student(run, pruned)
     networks: dict[str, tuple[Network, Any]] = {
         "baseline_accuracy": (run.network, baseline),
@@ -56,8 +65,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     whole, left = run.graph.cost(), run.graph.cost(pruned.widths)
     summary: dict[str, Any] = {
         "name": config.name,
-        "method": config.method,
-        "schedule": config.schedule.name,
+        "method": name_of(config.method),
         "seed": config.seed,
         "out": str(run.folder),
         "test_images": len(test),
@@ -70,9 +78,9 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "latency_after_ms": after,
         "latency_batch": config.evaluation.latency_batch,
         "targets": dict(run.budget.factors),
-        "slack": json_files.read(run.folder / "sensitivity.json")["slack"],
+        "slack": _slack(run, pruned),
         "layer_error": _layer_errors(run),
-        "groups": searched_groups(run),
+        "groups": pruned_groups(run),
         "widths": pruned.widths,
         "seconds": run.seconds(),
         "versions": {
@@ -104,35 +112,41 @@ def correct(
     )
 
 
+def _slack(run: Experiment, pruned: Pruned) -> dict[str, float]:
+    """Target → the unused fraction of what it allows."""
+    costs = run.graph.costs(np.array([pruned.widths[name] for name in run.graph.names]))
+    allowed = run.budget.limits_of(run.graph)
+    return {quantity: max(0.0, 1 - float(costs[quantity]) / m) for quantity, m in allowed.items()}
+
+
 def _layer_errors(run: Experiment) -> dict[str, float]:
     """What the plain search and each option after it reached, the mean over the prunable groups."""
-    found = json_files.read(run.folder / "search.json")
+    figures = selected(run).figures
     steps = {
-        "plain search": "errors_plain",
-        "polished": "errors_polished",
-        "refitted": "refit_errors",
+        "plain search": "error_plain",
+        "polished": "error_polished",
+        "refitted": "error_refitted",
     }
     return {
-        step: float(np.mean([found[name].get(g, 0.0) for g in run.prunable()]))
+        step: float(np.mean([figures[name].get(g, 0.0) for g in run.prunable()]))
         for step, name in steps.items()
-        if found.get(name)
+        if figures.get(name)
     }
 
 
-def searched_groups(run: Experiment) -> dict[str, dict[str, float]]:
-    """Size, kept units, error and its proven gap of each group that the search narrowed."""
-    found = json_files.read(run.folder / "search.json")
-    gaps = found.get("gaps", {})
-    widths = json_files.read(run.folder / "sensitivity.json")["widths"]
+def pruned_groups(run: Experiment) -> dict[str, dict[str, float]]:
+    """Size and kept units of each group that got narrower, with what its method says of it."""
+    chosen = selected(run)
+    widths = run.graph.widths(chosen.masks)
+    told = {what: chosen.figures.get(what, {}) for what in ("error", "gap")}
     return {
         name: {
             "size": group.size,
             "kept": widths[name],
-            "error": found["errors"][name],
-            **({"gap": gaps[name]} if name in gaps else {}),
+            **{what: figure[name] for what, figure in told.items() if name in figure},
         }
         for name, group in run.graph.groups.items()
-        if name in found.get("errors", {})
+        if widths[name] < group.size
     }
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,18 +28,15 @@ from jaxprune.config import RunConfig
 from jaxprune.data import Dataset, Split
 from jaxprune.data.augment import normalize
 from jaxprune.graph import ChannelGraph, trace
-from jaxprune.methods import get as get_method
 from jaxprune.methods import sparse_training
 from jaxprune.report import summary as json_files
 from jaxprune.report import tensorboard
 from jaxprune.report.progress import Advance, track
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
+from jaxprune.wrappers import Wrapper
 
 Batch = tuple[jax.Array, jax.Array]
-
-SENSITIVITY_SO_FAR = "sensitivity_so_far.json"
-"""The groups that a `sensitivity` in progress has measured; gone when it is done."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Experiment:
       shapes: of the unpruned network's variables.
       graph: of `forward`, traced at a batch of one: costs are per image.
       budget: the config's, with the groups that `groups` leaves whole.
-      penalty: of the unpruned network's training, where the config has one.
+      penalty: wraps the optimizer of the unpruned network's training.
       mesh: of the devices that share the work, where the config asks for several.
     """
 
@@ -69,7 +65,7 @@ class Experiment:
     shapes: Any
     graph: ChannelGraph
     budget: Budget
-    penalty: optax.GradientTransformation | None
+    penalty: Wrapper
     mesh: Mesh | None
 
     @property
@@ -149,8 +145,6 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     """
     if not isinstance(config, RunConfig):
         config = config_of(config)
-    get_method(config.method)
-    get_method(config.sensitivity.criterion)
     if config.tensorboard:
         tensorboard.require()
     mesh = meshes.make(config.mesh)
@@ -162,7 +156,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         image_size=config.data.image_size,
         workers=config.data.workers,
     )
-    for training in (config.train, config.finetune, config.retrain):
+    for training in (config.train, config.finetune):
         total_steps(training, len(dataset.train))
     _require_shares(config, dataset, mesh)
     shape = dataset.input_shape
@@ -189,8 +183,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     budget.require_feasible(graph)
     steps = total_steps(config.train, len(dataset.train))
     penalty = sparse_training.build(config.sparsity, graph, steps)
-    if penalty is not None:
-        jax.eval_shape(penalty.init, shapes["params"])
+    jax.eval_shape(penalty(optax.identity()).init, shapes["params"])
     folder = _open_folder(config)
     return Experiment(
         config, folder, dataset, module, network, forward, shapes, graph, budget, penalty, mesh
@@ -219,9 +212,8 @@ def _require_shares(config: RunConfig, dataset: Dataset, mesh: Mesh | None) -> N
         "finetune.batch_size": config.finetune.batch_size,
         "evaluation.batch_size": config.evaluation.batch_size,
     }
-    if config.allocation != "proportional":
-        measured = dataset.heldout.first(config.sensitivity.images)
-        batches["sensitivity.batch_size"] = min(config.sensitivity.batch_size, len(measured))
+    measured = dataset.heldout.first(config.validation.images)
+    batches["validation.batch_size"] = min(config.validation.batch_size, len(measured))
     for name, images in batches.items():
         meshes.require_shares(name, images, mesh)
 
@@ -295,6 +287,17 @@ def _leave_whole(budget: Budget, groups: list[str]) -> Budget:
 
 def _open_folder(config: RunConfig) -> Path:
     folder = config.folder
+    odd = sorted(set(str(folder)) & set("[]*?\\"))
+    if odd:
+        raise ValueError(
+            f"{folder} holds {' '.join(odd)}, which checkpoints read as a pattern; choose another "
+            "folder with --out"
+        )
+    if folder.is_dir() and not (folder / "config.json").exists() and _foreign(folder):
+        raise ValueError(
+            f"{folder} is not empty and holds no run ({_foreign(folder)[0]} is in it); choose "
+            "another folder with --out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -315,9 +318,17 @@ def _open_folder(config: RunConfig) -> Path:
     return folder
 
 
+_BEFORE_THE_CONFIG = ("latency.json", ".lock")
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What is in a folder that no run has put there before its config."""
+    return sorted(p.name for p in folder.iterdir() if p.name not in _BEFORE_THE_CONFIG)
+
+
 def _as_used(config: RunConfig) -> dict[str, Any]:
     """A config as JSON would give it back, without what each process of a run may choose anew."""
-    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    fields = run_config.encode(config)
     for name in ("out", "mesh", "compilation_cache"):
         fields.pop(name)
     return fields

@@ -66,11 +66,11 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def alone(stage: Callable[[Experiment], Result]) -> Callable[[Experiment], Result]:
-    """A stage of a run: it holds the lock of the folder, and keeps there what it compiles."""
+    """A stage of a run: it holds the lock of the folder, and what it compiles is kept."""
 
     @functools.wraps(stage)
     def locked(run: Experiment) -> Result:
-        cache = cached(run.folder) if run.config.compilation_cache else nullcontext()
+        cache = cached() if run.config.compilation_cache else nullcontext()
         with lock(run.folder), cache, counted(run.folder, stage.__name__):
             return stage(run)
 

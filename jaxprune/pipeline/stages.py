@@ -6,7 +6,9 @@ A stage that is finished is read, not run again, and one that was interrupted go
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,21 @@ import jax
 import numpy as np
 
 from jaxprune import interop, models
-from jaxprune.budget import allocate
+from jaxprune.budget import Curves
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
-from jaxprune.methods.contract import Selection
-from jaxprune.pipeline import schedule
+from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
-from jaxprune.pipeline.choosing import curves_of, measured, scheduled
-from jaxprune.pipeline.experiment import SENSITIVITY_SO_FAR, Experiment, missing
-from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.experiment import Experiment, missing, open_run
+from jaxprune.pipeline.folder import LOOPS, STEPS, problem_of
+from jaxprune.pipeline.lock import alone, lock
 from jaxprune.pipeline.training import Training, Variables, finished
+from jaxprune.problem import Selection
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
 from jaxprune.report.encode import plain
+from jaxprune.statistics import grams
+from jaxprune.statistics import sensitivity as measure_sensitivity
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
 
@@ -38,6 +42,38 @@ def train(run: Experiment) -> Variables:
     It is in `checkpoints/train` then.
     """
     return trainings.train(run, _pretraining(run), run.shapes, lambda: _fresh(run))
+
+
+_SAME = ("data", "model", "train", "sparsity", "seed")
+"""The fields of a config that its training depends on."""
+
+
+def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
+    """Takes over the finished training of another run, so that many methods prune one network.
+
+    A run that has its own already keeps it.
+
+    Raises:
+      FileNotFoundError: there is no run, or its training is not finished.
+      ValueError: a run whose training is another one, by the fields in which it differs.
+    """
+    mine = run.folder / "checkpoints" / "train"
+    if mine.exists():
+        return
+    other = open_run(source)
+    fields = ((n, getattr(run.config, n), getattr(other.config, n)) for n in _SAME)
+    differing = [name for name, a, b in fields if a != b]
+    if differing:
+        raise ValueError(
+            f"{source} was trained otherwise: its config differs in {', '.join(differing)}; give a "
+            "run of the same training, or leave --from out"
+        )
+    trained(other)
+    with lock(run.folder):
+        partial = mine.with_name(".train.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(other.folder / "checkpoints" / "train", partial)
+        partial.rename(mine)
 
 
 def trained(run: Experiment) -> Variables:
@@ -53,7 +89,7 @@ def _pretraining(run: Experiment) -> Training:
     config = run.config.train
     if run.config.model.weights is not None:
         config = dataclasses.replace(config, epochs=0)
-    return Training("train", run.network, config, regularizer=run.penalty)
+    return Training("train", run.network, config, optimizer=run.penalty)
 
 
 def _fresh(run: Experiment) -> Variables:
@@ -64,79 +100,80 @@ def _fresh(run: Experiment) -> Variables:
 
 
 @alone
-def sensitivity(run: Experiment) -> dict[str, int]:
-    """Sensitivity on the held-out images, then the width of every group; `sensitivity.json`."""
+def sensitivity(run: Experiment) -> Curves:
+    """The curves of every group by greedy elimination, in `sensitivity.json` and as a plot.
+
+    No stage needs them: a method that goes by sensitivity measures its own.
+    """
     path = run.folder / "sensitivity.json"
-    config = run.config
     if not path.exists():
-        variables = trained(run)
+        problem = problem_of(run, trained(run))
         with run.stage("sensitivity"):
-            needless = config.allocation == "proportional"
-            curves = None if needless else measured(run, variables)
-            allocation = allocate(curves, run.graph, run.budget, config.allocation)
-            record = {"widths": allocation.widths, "slack": allocation.slack}
-            if curves is not None:
-                record |= {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
-            json_files.write(path, plain(record))
-            (run.folder / SENSITIVITY_SO_FAR).unlink(missing_ok=True)
+            choose = greedy_chooser(grams(problem, groups=run.prunable()))
+            curves = measure_sensitivity(problem, choose, groups=run.prunable())
+        record = {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
+        json_files.write(path, plain(record))
     record = json_files.read(path)
-    if "kept" in record:
-        shown = {n: record["accuracy"][n] for n in run.prunable()}
-        chosen = {n: record["widths"][n] / run.graph.groups[n].size for n in shown}
-        baseline = next(iter(shown.values()))[-1]
-        plots.sensitivity(
-            run.folder / "plots" / "sensitivity.png", record["kept"], shown, baseline, chosen
-        )
-    return record["widths"]
+    rows = {what: {n: np.array(r) for n, r in record[what].items()} for what in _CURVES}
+    curves = Curves(np.array(record["kept"]), **rows)
+    _plot_sensitivity(run, record["kept"], curves.accuracy, None)
+    return curves
 
 
-def _sensitivity_record(run: Experiment) -> dict[str, Any]:
-    path = run.folder / "sensitivity.json"
-    if not path.exists():
-        raise missing(run, path.name, "sensitivity")
-    return json_files.read(path)
+_CURVES = ("loss", "accuracy")
+
+
+def _plot_sensitivity(
+    run: Experiment,
+    kept: Sequence[float],
+    accuracy: Mapping[str, Any],
+    widths: Mapping[str, int] | None,
+) -> None:
+    shown = {name: np.array(accuracy[name]) for name in run.prunable()}
+    groups = run.graph.groups
+    chosen = None if widths is None else {n: widths[n] / groups[n].size for n in shown}
+    baseline = next(iter(shown.values()))[-1]
+    plots.sensitivity(run.folder / "plots" / "sensitivity.png", kept, shown, baseline, chosen)
 
 
 @alone
-def search(run: Experiment) -> Selection:
-    """Chooses the channels by the config's method and schedule; `selection/` and `search.json`."""
-    folder, path = run.folder / "selection", run.folder / "search.json"
+def prune(run: Experiment) -> Selection:
+    """Chooses what stays by the config's method; in `selection/` and `selection.json`."""
+    folder, path = run.folder / "selection", run.folder / "selection.json"
     if not path.exists():
-        selection = scheduled(run, trained(run), _plan(run))
+        problem = problem_of(run, trained(run))
+        with run.stage("prune"):
+            selection = run.config.method.prune(problem)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
-        json_files.write(path, plain(dict(selection.details)))
+        steps = json_files.read(run.folder / STEPS) if (run.folder / STEPS).exists() else {}
+        json_files.write(path, {"figures": plain(selection.figures), "steps": steps})
+        shutil.rmtree(run.folder / LOOPS, ignore_errors=True)
     chosen = selected(run)
-    if history := chosen.details.get("history"):
+    figures = chosen.figures
+    if history := figures.get("history"):
         courses = {n: np.array(history[n]) for n in run.prunable() if n in history}
         plots.convergence(run.folder / "plots" / "convergence.png", courses)
-    sizes = {name: group.size for name, group in run.graph.groups.items()}
     widths = run.graph.widths(chosen.masks)
+    if curves := figures.get("sensitivity"):
+        kept = np.unique([*getattr(run.config.method, "kept", ()), 1.0])
+        _plot_sensitivity(run, kept.tolist(), curves, widths)
+    sizes = {name: group.size for name, group in run.graph.groups.items()}
     plots.kept_channels(run.folder / "plots" / "kept_channels.png", widths, sizes)
     return chosen
 
 
 def selected(run: Experiment) -> Selection:
-    """What `search` left.
+    """What `prune` left.
 
     Raises:
       FileNotFoundError: it has not.
     """
-    path = run.folder / "search.json"
+    path = run.folder / "selection.json"
     if not path.exists():
-        raise missing(run, path.name, "search")
+        raise missing(run, path.name, "prune")
     like = {"masks": run.graph.full_masks(), "variables": run.shapes}
     stored = restore_tree(run.folder / "selection", like)
-    return Selection(stored["masks"], stored["variables"], json_files.read(path))
-
-
-def _plan(run: Experiment) -> list[dict[str, int]]:
-    """The widths after each round of the schedule."""
-    record = _sensitivity_record(run)
-    curves = curves_of(record) if "kept" in record else None
-    config = run.config
-    return schedule.rounds(
-        config.schedule, run.graph, run.budget, record["widths"], curves, config.allocation
-    )
+    return Selection(stored["masks"], stored["variables"], json_files.read(path)["figures"])
 
 
 def _replace_tree(folder: Path, tree: Any) -> None:
@@ -146,7 +183,7 @@ def _replace_tree(folder: Path, tree: Any) -> None:
 
 
 def as_cut(run: Experiment) -> Pruned:
-    """The network as `search` cut it, with the BatchNorm statistics that it had."""
+    """The network as `prune` cut it, with the BatchNorm statistics that it had."""
     chosen = selected(run)
     return run.graph.slice(chosen.variables, chosen.masks)
 
@@ -157,6 +194,8 @@ def recalibrated(run: Experiment) -> Pruned:
     if folder.exists():
         return load(folder)
     pruned = as_cut(run)
+    if run.config.finetune.start == "fresh":
+        pruned = dataclasses.replace(pruned, variables=_fresh_small(run, pruned))
     config = run.config.recalibration
     with run.stage("recalibration"):
         variables = recalibrate(
@@ -169,6 +208,12 @@ def recalibrated(run: Experiment) -> Pruned:
         )
     save(folder, dataclasses.replace(pruned, variables=variables))
     return load(folder)
+
+
+def _fresh_small(run: Experiment, pruned: Pruned) -> Variables:
+    """Fresh weights of the small network's own shapes."""
+    module = models.from_pruned(run.module, pruned)
+    return models.init(module, run.data.input_shape, jax.random.fold_in(run.key, 3))
 
 
 def student(run: Experiment, pruned: Pruned) -> Network:
@@ -185,10 +230,10 @@ def finetune(run: Experiment) -> Pruned:
         training = _finetuning(run, "finetune", student(run, pruned), trained(run))
         variables = trainings.train(run, training, pruned.variables, lambda: pruned.variables)
         save(folder, dataclasses.replace(pruned, variables=variables))
-    return tuned(run)
+    return load_pruned(run)
 
 
-def tuned(run: Experiment) -> Pruned:
+def load_pruned(run: Experiment) -> Pruned:
     """What `finetune` left.
 
     Raises:
@@ -203,7 +248,7 @@ def tuned(run: Experiment) -> Pruned:
 def control(run: Experiment) -> Variables | None:
     """The unpruned network with the same extra training and the same distillation, if asked for.
 
-    With a schedule that trains between its rounds, the control trains as long as both together.
+    With a method that trains, the control trains as long as both together.
     """
     if not run.config.control:
         return None
@@ -225,8 +270,8 @@ def controlled(run: Experiment) -> Variables | None:
 
 def _control(run: Experiment, start: Variables) -> Training:
     training = _finetuning(run, "control", run.network, start)
-    joint = run.config.schedule.name == "joint"
-    extra = 0.0 if joint else run.config.schedule.epochs * len(_plan(run))
+    steps = sum(json_files.read(run.folder / "selection.json")["steps"].values())
+    extra = steps / (len(run.data.train) // training.config.batch_size)
     longer = dataclasses.replace(training.config, epochs=training.config.epochs + extra)
     return dataclasses.replace(training, config=longer)
 
@@ -237,6 +282,6 @@ def _finetuning(run: Experiment, stage: str, network: Network, teacher: Variable
 
 
 __all__ = [
-    "as_cut", "control", "controlled", "finetune", "recalibrated", "search", "selected",
-    "sensitivity", "student", "train", "trained", "tuned",
+    "as_cut", "control", "controlled", "finetune", "load_pruned", "prune", "recalibrated",
+    "selected", "sensitivity", "share_training", "student", "train", "trained",
 ]  # fmt: skip

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxprune.pipeline.experiment import SENSITIVITY_SO_FAR, config_of
+from jaxprune.methods import name_of
+from jaxprune.pipeline.experiment import config_of
+from jaxprune.pipeline.folder import LOOPS
 from jaxprune.pipeline.lock import holder
 from jaxprune.report import metrics
 from jaxprune.report import summary as json_files
@@ -25,12 +27,12 @@ class Stage:
     Attributes:
       name: of the stage.
       state: `begun` where something of it is there, also while it is at work.
-      step: steps of its training that were done, where it trains, of which the last may not be
-        saved; the groups that sensitivity has measured.
-      steps: all steps, or groups.
+      step: steps of its training or of its method's loop that were done; of a training the last
+        may not be saved.
+      steps: all steps.
       seconds: spent on it by the processes that have ended.
       result: its last figures by name: `loss` and `accuracy` of the last batch of a training, the
-        mean `layer_error` of the groups that the search narrowed, the `pruned_accuracy` of the
+        mean `layer_error` of the groups that got narrower, the `pruned_accuracy` of the
         evaluation.
     """
 
@@ -84,24 +86,29 @@ def status(folder: str | os.PathLike[str]) -> Status:
         return _stage(name, done, last.get(name), seconds)
 
     epochs = config.train.epochs if config.model.weights is None else 0
-    so_far = _json(folder / SENSITIVITY_SO_FAR)
-    search, scheduled = folder / "search.json", config.schedule.name != "joint"
+    selection = folder / "selection.json"
+    chosen = _json(selection)
     stages = [
-        trained("train", epochs, (folder / "sensitivity.json").exists()),
-        _stage("sensitivity", (folder / "sensitivity.json").exists(), so_far, seconds),
-        # A schedule trains between its rounds.
-        _stage("search", search.exists(), last.get("retrain"), seconds, _layer_error(search)),
+        trained("train", epochs, selection.exists()),
+        _stage("prune", selection.exists(), _loop(folder), seconds, _layer_error(chosen)),
         _stage("finetune", (folder / "pruned").exists(), last.get("finetune"), seconds),
     ]
     if config.control:
-        # It trains as long as the schedule's rounds and the fine-tuning together.
-        stages.append(trained("control", config.finetune.epochs + scheduled, bool(summary)))
+        # It trains as long as the method and the fine-tuning together.
+        extra = sum(chosen.get("steps", {}).values())
+        stages.append(trained("control", config.finetune.epochs + extra, bool(summary)))
     result = {n: summary[n] for n in ("pruned_accuracy",) if n in summary}
     stages.append(_stage("evaluate", bool(summary), None, seconds, result))
     left = [stage.name for stage in stages if stage.state != "done"]
     command = f"jaxprune {_COMMANDS.get(left[0], left[0])} {folder}" if left else None
     return Status(
-        folder, config.name, config.method, config.seed, tuple(stages), holder(folder), command
+        folder,
+        config.name,
+        name_of(config.method),
+        config.seed,
+        tuple(stages),
+        holder(folder),
+        command,
     )
 
 
@@ -122,12 +129,18 @@ def _stage(
     return Stage(name, state, step, steps, seconds.get(name), result or {})
 
 
-def _layer_error(path: Path) -> dict[str, float]:
+def _loop(folder: Path) -> dict[str, Any] | None:
+    """Where the newest loop of a method at work is."""
+    found = sorted((folder / LOOPS).glob("*.json"), key=lambda p: p.stat().st_mtime)
+    return _json(found[-1]) if found else None
+
+
+def _layer_error(selection: Mapping[str, Any]) -> dict[str, float]:
     """The mean error of the groups that got narrower, after the last step that recorded it."""
-    search = _json(path)
-    for name in ("refit_errors", "errors_polished", "errors_plain"):
-        if search.get(name):
-            return {"layer_error": float(np.mean(list(search[name].values())))}
+    figures = selection.get("figures", {})
+    for name in ("error_refitted", "error_polished", "error_plain"):
+        if figures.get(name):
+            return {"layer_error": float(np.mean(list(figures[name].values())))}
     return {}
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import optax
 
 from jaxprune.checkpoint import Checkpoints
 from jaxprune.pipeline.experiment import Experiment, missing
@@ -21,6 +20,7 @@ from jaxprune.train.loop import Chunk, fit
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
+from jaxprune.wrappers import Until, Wrapper, same
 
 Variables = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Training:
       config: for how long, and how.
       teacher: its network and variables.
       distill: the weights of the teacher's terms.
-      regularizer: adds the gradient of a penalty on the weights.
+      optimizer: wraps its optimizer.
     """
 
     stage: str
@@ -49,7 +49,7 @@ class Training:
     config: TrainConfig
     teacher: tuple[Network, Variables] | None = None
     distill: DistillConfig | None = None
-    regularizer: optax.GradientTransformation | None = None
+    optimizer: Wrapper = same
 
     def steps(self, run: Experiment) -> int:
         """Of the whole training."""
@@ -57,20 +57,20 @@ class Training:
 
     def begin(self, variables: Variables) -> TrainState:
         """The state before the first step."""
-        return initial_state(variables, self.config, self.regularizer)
+        return initial_state(variables, self.config, self.optimizer)
 
 
 def train_until(
-    run: Experiment, training: Training, state: TrainState, stop: int | None = None
+    run: Experiment, training: Training, state: TrainState, until: Until | int | None = None
 ) -> TrainState:
-    """Trains on from a state, up to the step `stop` or to the end, and saves what comes out.
+    """Trains on from a state, up to a step, a condition or the end, and saves what comes out.
 
     Raises:
       Stopped: the process got SIGTERM; what was done until then is saved.
       FloatingPointError: a loss that is not finite; what was saved before stays.
     """
     total = training.steps(run)
-    stop = total if stop is None else stop
+    stop = min(until, total) if isinstance(until, int) else total
     done = int(state.step)
     if done >= stop:
         return state
@@ -112,10 +112,10 @@ def train_until(
                 seed=run.config.seed,
                 teacher=training.teacher,
                 distill=training.distill,
-                regularizer=training.regularizer,
+                optimizer=training.optimizer,
                 on_chunk=on_chunk,
                 state=state,
-                stop_after=stop,
+                until=until,
                 mean=run.data.mean,
                 std=run.data.std,
                 mesh=run.mesh,
@@ -128,9 +128,10 @@ def train_until(
                 else (f"the last good state is that of step {good} in {checkpoints.folder}")
             )
             raise FloatingPointError(f"{training.stage}: {error}; {where}") from error
-        checkpoints.save(stop, state)
+        done = int(state.step)
+        checkpoints.save(done, state)
         if asked.requested:
-            raise Stopped(training.stage, stop, total)
+            raise Stopped(training.stage, done, total)
     # What comes after a training computes on one device.
     return state if run.mesh is None else jax.device_put(state, jax.local_devices()[0])
 

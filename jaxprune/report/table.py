@@ -109,15 +109,17 @@ def _errors(errors: Mapping[str, float]) -> Table:
 
 
 def groups(found: Mapping[str, Mapping[str, float]]) -> Table:
-    """What the search left of every narrowed group: `error`, its proven `gap`, `kept` of `size`.
+    """What is left of every narrowed group: `kept` of `size`, and where told `error` and `gap`.
 
     The gap is how far the error can be above the lowest possible one, as a fraction of the error
     (`jaxprune.search.bound`).
     """
-    table = columns("group", "channels", "kept", "layer error", "gap at most")
+    forms = {"error": ("layer error", "{:.4f}"), "gap": ("gap at most", "{:.2%}")}
+    told = [figure for figure in forms if any(figure in row for row in found.values())]
+    table = columns("group", "channels", "kept", *(forms[figure][0] for figure in told))
     for name, row in found.items():
-        gap = f"{row['gap']:.2%}" if "gap" in row else ""
-        table.add_row(name, f"{row['size']}", f"{row['kept']}", f"{row['error']:.4f}", gap)
+        figures = [forms[f][1].format(row[f]) if f in row else "" for f in told]
+        table.add_row(name, f"{row['size']}", f"{row['kept']}", *figures)
     return table
 
 

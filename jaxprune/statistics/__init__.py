@@ -1,6 +1,6 @@
 """Calibration passes: what a network reads, how its loss moves with its masks."""
 
-from jaxprune.statistics.batches import Batches, inputs_of, labels_of
+from jaxprune.batches import Batches, inputs_of, labels_of
 from jaxprune.statistics.gradients import MaskGradients, mask_gradients
 from jaxprune.statistics.gram import Weighting, grams
 from jaxprune.statistics.population import evaluate_masks

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.graph import ChannelGraph
+from jaxprune.batches import count_of, first, inputs_of
 from jaxprune.graph.convolutions import accelerate
-from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
+from jaxprune.problem import Problem
 
 
 class MaskGradients(NamedTuple):
@@ -26,31 +26,19 @@ class MaskGradients(NamedTuple):
     square: dict[str, np.ndarray]
 
 
-def mask_gradients(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    loss: Callable[[Any, Any], jax.Array],
-    *,
-    masks: Mapping[str, Any] | None = None,
-) -> MaskGradients:
+def mask_gradients(problem: Problem, *, masks: Mapping[str, Any] | None = None) -> MaskGradients:
     """One backward pass a batch, through masks of shape (batch, units).
 
     Args:
-      graph: from `trace`.
-      fn: `fn(variables, inputs)`.
-      variables: the dense variables.
-      batches: labelled batches.
-      loss: `loss(outputs, batch)`, a mean over the samples of the batch.
+      problem: the network, its calibration batches and its loss.
       masks: the masks at which the gradient is taken; all ones by default.
 
     Raises:
       ValueError: no batches, or gradients that are not finite.
     """
-    first(batches)
-    point = graph.full_masks() if masks is None else dict(masks)
-    masked = graph.masked(fn)
+    first(problem.batches)
+    point = problem.graph.full_masks() if masks is None else dict(masks)
+    masked = problem.graph.masked(problem.fn)
 
     @jax.jit
     @accelerate
@@ -60,7 +48,7 @@ def mask_gradients(
         per_sample = {n: jnp.broadcast_to(m, (images, *jnp.shape(m))) for n, m in point.items()}
 
         def total(per_sample: Any) -> jax.Array:
-            return images * loss(masked(variables, per_sample, inputs), batch)
+            return images * problem.loss(masked(variables, per_sample, inputs), batch)
 
         gradients = jax.grad(total)(per_sample)
         functions = {"mean": lambda g: g, "absolute": jnp.abs, "square": jnp.square}
@@ -71,8 +59,8 @@ def mask_gradients(
 
     total: Any = None
     count = 0
-    for batch in batches:
-        part = jax.tree.map(lambda a: np.asarray(a, np.float64), moments(variables, batch))
+    for batch in problem.batches:
+        part = jax.tree.map(lambda a: np.asarray(a, np.float64), moments(problem.variables, batch))
         total = part if total is None else jax.tree.map(np.add, total, part)
         count += count_of(inputs_of(batch))
     result = jax.tree.map(lambda a: a / count, total)

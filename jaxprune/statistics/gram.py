@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune.batches import count_of, first, inputs_of
 from jaxprune.graph import ChannelGraph, Consumer
 from jaxprune.graph.convolutions import accelerate
-from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
+from jaxprune.problem import Problem
 
 Weighting = Literal["energy", "sum"]
 _HIGHEST = lax.Precision.HIGHEST
@@ -49,11 +50,7 @@ class Layer(NamedTuple):
 
 
 def grams(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    key: jax.Array,
+    problem: Problem,
     *,
     groups: Sequence[str] | None = None,
     masks: Mapping[str, Any] | None = None,
@@ -63,11 +60,7 @@ def grams(
     """Per group its Gram matrix, float64 (units, units), summed over its consumers.
 
     Args:
-      graph: from `trace`.
-      fn: `fn(variables, inputs)`.
-      variables: the dense variables.
-      batches: calibration batches.
-      key: draws the output positions.
+      problem: the network and its calibration batches; its key draws the output positions.
       groups: whose matrices are computed, all by default; whichever they are, one program serves.
       masks: statistics of the network under these masks; of the dense one by default.
       positions: output positions drawn per image and consumer; None takes all.
@@ -77,16 +70,17 @@ def grams(
     Raises:
       ValueError: no batches, or activations that are not finite.
     """
-    first(batches)
-    groups = tuple(graph.groups) if groups is None else tuple(groups)
-    wanted = {name: name in groups for name in graph.groups}
+    first(problem.batches)
+    names = problem.graph.names
+    groups = names if groups is None else tuple(groups)
+    wanted = {name: name in groups for name in names}
     masks = None if masks is None else dict(masks)
-    accumulate = _accumulator(graph, fn, positions)
+    accumulate = _accumulator(problem.graph, problem.fn, positions)
     total: Any = None
     count = 0
-    for i, batch in enumerate(batches):
-        inputs = inputs_of(batch)
-        part = accumulate(variables, inputs, jax.random.fold_in(key, i), masks, wanted)
+    for i, batch in enumerate(problem.batches):
+        inputs, key = inputs_of(batch), jax.random.fold_in(problem.key, i)
+        part = accumulate(problem.variables, inputs, key, masks, wanted)
         part = {name: part[name] for name in groups if name in part}
         part = jax.tree.map(lambda a: np.asarray(a, np.float64), part)
         total = part if total is None else jax.tree.map(np.add, total, part)

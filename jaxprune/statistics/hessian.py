@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune.batches import first, inputs_of
 from jaxprune.graph import ChannelGraph, Consumer, paths
 from jaxprune.graph.convolutions import accelerate
-from jaxprune.statistics.batches import Batches, first, inputs_of
+from jaxprune.problem import Problem
 from jaxprune.statistics.gram import if_wanted, layers_of, places_of
 
 
@@ -40,24 +41,22 @@ class LayerHessian(NamedTuple):
 
 
 def hessians(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Batches,
-    key: jax.Array,
+    problem: Problem,
     *,
     groups: Sequence[str] | None = None,
     positions: int | None = 16,
 ) -> dict[str, list[LayerHessian]]:
     """Per group the Hessian of each of its consumers; the arguments are those of `grams`."""
-    first(batches)
-    groups = tuple(graph.groups) if groups is None else tuple(groups)
-    wanted = {name: name in groups for name in graph.groups}
-    accumulate, consumers = _accumulator(graph, fn, positions)
+    first(problem.batches)
+    names = problem.graph.names
+    groups = names if groups is None else tuple(groups)
+    wanted = {name: name in groups for name in names}
+    accumulate, consumers = _accumulator(problem.graph, problem.fn, positions)
     total: Any = None
     count = 0
-    for i, batch in enumerate(batches):
-        part = accumulate(variables, inputs_of(batch), jax.random.fold_in(key, i), wanted)
+    for i, batch in enumerate(problem.batches):
+        key = jax.random.fold_in(problem.key, i)
+        part = accumulate(problem.variables, inputs_of(batch), key, wanted)
         part = {name: part[name] for name in groups if name in part}
         total = part if total is None else jax.tree.map(jnp.add, total, part)
         count += 1

@@ -12,14 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxprune.batches import count_of, first, inputs_of
 from jaxprune.graph import ChannelGraph
 from jaxprune.graph.convolutions import accelerate
 from jaxprune.masks import Masks
 from jaxprune.mesh import DATA, POPULATION, place, require_shares
-from jaxprune.statistics.batches import Batches, count_of, first, inputs_of
-
-Metric = Callable[[Any, Any], jax.Array]
-"""`metric(outputs, batch)`: a mean over the samples of the batch."""
+from jaxprune.problem import Metric, Problem
 
 
 def chunk_size(population: int) -> int:
@@ -32,42 +30,30 @@ def chunk_size(population: int) -> int:
     return max(d for d in range(1, most + 1) if population % d == 0)
 
 
-def evaluate_masks(
-    graph: ChannelGraph,
-    fn: Callable[..., Any],
-    variables: Any,
-    population: Masks,
-    batches: Batches,
-    metrics: dict[str, Metric],
-    *,
-    mesh: Mesh | None = None,
-    on_batch: Callable[[], None] = lambda: None,
-) -> dict[str, np.ndarray]:
-    """The mean of each metric over the batches, float64 (P,), for every mask of a population.
+def evaluate_masks(problem: Problem, population: Masks) -> dict[str, np.ndarray]:
+    """The mean `loss` and `score` over the batches, float64 (P,), for every mask of a population.
 
     Args:
-      graph: from `trace`.
-      fn: `fn(variables, inputs)`, in evaluation mode.
-      variables: the dense variables.
+      problem: the network, and the batches of `problem.validation`, of equal shape (each other
+        shape compiles once more). Its mesh splits the masks over its axis `population` and the
+        samples of each batch over `data`.
       population: per group (P, units).
-      batches: batches of equal shape (each other shape compiles once more).
-      metrics: by name.
-      mesh: splits the masks over its axis `population` and the images of each batch over `data`.
-      on_batch: called after each batch, for a progress bar.
 
     Raises:
       ValueError: no batches, or one that the mesh cannot split evenly.
     """
-    first(batches)
+    first(problem.validation)
+    mesh, variables = problem.mesh, problem.variables
     population = jax.tree.map(jnp.asarray, population)
     size = len(next(iter(population.values())))
     if mesh is not None:
         population = place(_filled(population, mesh.shape[POPULATION]), mesh, POPULATION)
         variables = place(variables, mesh)
-    evaluate = _evaluator(graph, fn, tuple(metrics.items()), mesh)
+    metrics = (("loss", problem.loss), ("score", problem.score))
+    evaluate = _evaluator(problem.graph, problem.fn, metrics, mesh)
     totals: dict[str, np.ndarray] = {}
     count = 0
-    for batch in batches:
+    for batch in problem.validation:
         images = count_of(inputs_of(batch))
         require_shares("batches", images, mesh)
         batch = place(batch, mesh, DATA)
@@ -75,7 +61,6 @@ def evaluate_masks(
             part = images * np.asarray(value, np.float64)
             totals[name] = totals[name] + part if name in totals else part
         count += images
-        on_batch()
     return {name: total[:size] / count for name, total in totals.items()}
 
 

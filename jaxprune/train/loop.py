@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from jaxprune.data.batches import batch_indices
@@ -32,6 +31,7 @@ from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig, TrainState, initial_state, total_steps
 from jaxprune.train.step import MAX_CHUNK, Data, Program, cast, program
+from jaxprune.wrappers import Until, Wrapper, same
 
 CHUNK_SECONDS = 1.0
 """Time between two reports that the number of steps aims at."""
@@ -74,10 +74,10 @@ def fit(
     std: Sequence[float],
     teacher: tuple[Network, Any] | None = None,
     distill: DistillConfig | None = None,
-    regularizer: optax.GradientTransformation | None = None,
+    optimizer: Wrapper = same,
     on_chunk: OnChunk | None = None,
     state: TrainState | None = None,
-    stop_after: int | None = None,
+    until: Until | int | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains a network, alone or guided by a teacher.
@@ -96,11 +96,12 @@ def fit(
       std: per channel, of pixels in [0, 1].
       teacher: its network and variables.
       distill: weights of the teacher's terms in the loss; by default `DistillConfig()`.
-      regularizer: adds the gradient of a penalty on the weights, before weight decay and momentum;
-        its state is within `TrainState.opt_state`. The program is found again for the same object.
+      optimizer: wraps the optimizer, `GradientTransformation → GradientTransformation`; its state
+        is within `TrainState.opt_state`. The program is found again for the same object.
       on_chunk: called after every chunk of steps, about once a second.
       state: goes on from here instead of from `variables`.
-      stop_after: stops when this many steps are done since the training's start.
+      until: stops when this many steps are done since the training's start, or where a condition
+        on the state holds that is asked after every so many steps.
       mesh: splits each batch over the devices along its axis `data`, and copies the rest to all of
         its devices. The result is that of one device to rounding; `state` may come from any.
 
@@ -116,7 +117,7 @@ def fit(
         _check_data(split.images, split.labels)
     total = total_steps(config, len(split))
     require_shares("TrainConfig.batch_size", config.batch_size, mesh)
-    start_state = initial_state(variables, config, regularizer) if state is None else state
+    start_state = initial_state(variables, config, optimizer) if state is None else state
     _check_finite(start_state.variables, "variables")
     if teacher:
         _check_finite(teacher[1], "teacher")
@@ -133,14 +134,15 @@ def fit(
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
         classes=split.num_classes if isinstance(split, Streamed) else int(split.labels.max()) + 1,
-        regularizer=regularizer,
+        wrapper=optimizer,
         mesh=mesh,
         per_epoch=per_epoch,
     )
     guide = cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None
     data = functools.partial(Data, key=jax.random.key(seed), teacher=place(guide, mesh))
     small = round(config.small_crops * total)
-    stop = total if stop_after is None else min(stop_after, total)
+    condition = until if isinstance(until, Until) else None
+    stop = min(until, total) if isinstance(until, int) else total
     start, length = int(current.step), 1
     if isinstance(split, Streamed):
         if config.flip and config.alternating:
@@ -149,8 +151,10 @@ def fit(
         advance = _on_disk(data, batches, mesh)
     else:
         advance = _in_memory(data, split, seed, config.batch_size, mesh)
-    while start < stop:
+    while start < stop and not _reached(condition, current, start):
         end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
+        if condition is not None:
+            end = min(end, (start // condition.every + 1) * condition.every)
         if start < small:
             end = min(end, small)
         compiled = compile_for(size=config.small_size if start < small else None)
@@ -166,6 +170,13 @@ def fit(
         length = max(1, min(4 * length, MAX_CHUNK, int(CHUNK_SECONDS / seconds)))
         start = end
     return current
+
+
+def _reached(condition: Until | None, state: TrainState, done: int) -> bool:
+    """Whether a training has come to its end before its last step."""
+    if condition is None or done == 0 or done % condition.every:
+        return False
+    return bool(condition.reached(state))
 
 
 Advance = Callable[[Program, TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndarray]]]

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxprune.wrappers import MASKS, WEIGHTS, Wrapper, same, weights_of
+
 Name = Literal["sgd", "adamw", "muon"]
 Schedule = Literal["cosine", "linear", "step", "constant"]
 
@@ -99,12 +101,12 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 def build(
     config: OptimizerConfig,
     total_steps: int,
-    regularizer: optax.GradientTransformation | None = None,
+    wrapper: Wrapper = same,
 ) -> optax.GradientTransformation:
     """The optimizer for a training of `total_steps` steps.
 
-    Clipping comes first, so that neither weight decay nor the gradient of a penalty, which
-    `regularizer` adds, is ever clipped.
+    Clipping comes first, so that neither weight decay nor what `wrapper` adds, such as the gradient
+    of a penalty, is ever clipped.
     """
     schedule = learning_rate(config, total_steps)
     if config.name == "sgd":
@@ -123,11 +125,18 @@ def build(
             muon_weight_dimension_numbers=_matrices,
             consistent_rms=_ADAMS_RMS,
         )
-    if regularizer is not None:
-        update = optax.chain(regularizer, update)
+    update = wrapper(update)
     if config.clip_norm is None:
         return update
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    clip = optax.masked(optax.clip_by_global_norm(config.clip_norm), _no_masks)
+    return optax.chain(clip, update)
+
+
+def _no_masks(params: Any) -> Any:
+    """All leaves but the masks that a wrapper put among the parameters."""
+    if weights_of(params) is params:
+        return jax.tree.map(lambda _: True, params)
+    return {WEIGHTS: True, MASKS: False}
 
 
 # Of an Adam's updates, relative to the learning rate (Liu et al. 2025, arXiv 2502.16982).

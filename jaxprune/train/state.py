@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxprune.train.optimizer import OptimizerConfig, build
+from jaxprune.wrappers import Wrapper, same
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TrainState:
       step: int32 scalar, the number of steps done.
       params: the trained weights.
       state: the collections beside `params`, e.g. `{"batch_stats": ...}`.
-      opt_state: the optimizer's, and that of the regularizer within it; an `Averaged` of it where
+      opt_state: the optimizer's, and that of its wrapper around it; an `Averaged` of it where
         `TrainConfig.average` asks for one.
     """
 
@@ -127,11 +127,11 @@ def total_steps(config: TrainConfig, num_examples: int) -> int:
 def initial_state(
     variables: Any,
     config: TrainConfig,
-    regularizer: optax.GradientTransformation | None = None,
+    optimizer: Wrapper = same,
 ) -> TrainState:
     """The state before the first step; under `jax.eval_shape`, its shapes to restore into.
 
-    `regularizer` is the one that `fit` is given.
+    `optimizer` is the wrapper that `fit` is given.
 
     Raises:
       ValueError: variables without a `params` collection.
@@ -141,7 +141,7 @@ def initial_state(
     params = variables["params"]
     state = {name: tree for name, tree in variables.items() if name != "params"}
     # The number of steps shapes the schedule alone, no buffer.
-    opt_state = build(config.optimizer, 1, regularizer).init(params)
+    opt_state = build(config.optimizer, 1, optimizer).init(params)
     if config.average:
         opt_state = Averaged(opt_state, variables)
     return TrainState(jnp.zeros((), jnp.int32), params, state, opt_state)

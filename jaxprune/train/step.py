@@ -25,6 +25,7 @@ from jaxprune.train.losses import DistillConfig, objective
 from jaxprune.train.network import Network, Output
 from jaxprune.train.optimizer import build, learning_rate
 from jaxprune.train.state import Averaged, TrainConfig, TrainState
+from jaxprune.wrappers import WEIGHTS, Wrapper, same, weights_of
 
 MAX_CHUNK = 256
 """Steps that are dispatched together, at most."""
@@ -76,7 +77,7 @@ def program(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: int,
-    regularizer: optax.GradientTransformation | None = None,
+    wrapper: Wrapper = same,
     mesh: Mesh | None = None,
     per_epoch: int = 1,
     size: int | None = None,
@@ -86,7 +87,7 @@ def program(
     On a mesh the batch is split over its `data` axis, and the state is on every device. Images are
     cropped to `size` pixels without a border where that is given.
     """
-    optimizer = build(config.optimizer, total, regularizer)
+    optimizer = build(config.optimizer, total, wrapper)
     schedule = learning_rate(config.optimizer, total)
 
     def batch_of(examples: Any, indices: jax.Array | None) -> jax.Array:
@@ -133,7 +134,7 @@ def program(
             "loss": loss,
             **terms,
             "accuracy": jnp.mean(jnp.argmax(out.logits, axis=-1) == labels),
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": optax.tree.norm(weights_of(gradients)),
             "learning_rate": schedule(state.step),
         }
         after = TrainState(
@@ -183,11 +184,14 @@ def cast(variables: Any, config: TrainConfig) -> Any:
     if config.precision == "float32":
         return variables
     dtype = jnp.dtype(config.precision)
-    params = jax.tree.map(
+    params = variables["params"]
+    rounded = jax.tree.map(
         lambda p: p.astype(dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p,
-        variables["params"],
+        weights_of(params),
     )
-    return {**variables, "params": params}
+    if weights_of(params) is not params:
+        rounded = {**params, WEIGHTS: rounded}
+    return {**variables, "params": rounded}
 
 
 def _check_output(out: Output, state: TrainState, classes: int) -> None:

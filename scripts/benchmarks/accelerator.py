@@ -29,7 +29,6 @@ from benchmarks.networks import SHAPE, shipped
 from jaxprune import models
 from jaxprune.budget import allocate
 from jaxprune.masks import keep_top
-from jaxprune.methods.contract import cross_entropy
 from jaxprune.statistics import evaluate_masks
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.network import Network
@@ -163,7 +162,7 @@ def population_rates(
         calls = {
             "dense": lambda images=images: dense(variables, images),
             "population": lambda pair=(images, labels): evaluate_masks(
-                graph, fn, variables, population, [pair], {"loss": cross_entropy}
+                jp.Problem(graph, fn, variables, [pair], jp.Budget()), population
             ),
         }
         times = together(calls, n=5)

@@ -106,7 +106,7 @@ def seconds_of_steps(
         seed=0,
         mesh=mesh,
         on_chunk=lambda state, chunk: ends.append(time.perf_counter()),
-        stop_after=1 + steps,
+        until=1 + steps,
         **NORMAL,
     )
     return ends[-1] - ends[0]

@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 from benchmarks.common import Table, Times, Value
-from jaxprune.pipeline.compilation import CACHE
 from jaxprune.report import summary
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_vgg.py"
-FEW = "--train.epochs 1 --finetune.epochs 1 --search.generations 20".split()
-KEPT = (CACHE, "compilation.json")
+FEW = "--train.epochs 1 --finetune.epochs 1 --method.search.generations 20".split()
+KEPT = ("config.json", "compilation.json")
 
 
 def measure(*, short: bool) -> Table:
@@ -32,7 +31,9 @@ def measure(*, short: bool) -> Table:
         folder = Path(temporary) / "run"
         walls = [_start(folder, "train" if short else "run") for _ in range(2)]
         starts = [s["stages"] for s in summary.read(folder / "compilation.json")["starts"]]
-        size = sum(entry.stat().st_size for entry in (folder / CACHE).iterdir())
+        size = sum(
+            entry.stat().st_size for entry in Path(temporary).glob("cache/**/*") if entry.is_file()
+        )
     names = list(starts[0])
     total = {
         key: [sum(stages[name][key] for name in stages) for stages in starts]
@@ -63,6 +64,7 @@ def _start(folder: Path, command: str) -> float:
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     clean = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    clean["XDG_CACHE_HOME"] = str(folder.parent / "cache")
     arguments = [command, str(CONFIG), *FEW, "--out", str(folder)]
     began = time.perf_counter()
     subprocess.run(

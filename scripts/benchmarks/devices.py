@@ -9,6 +9,7 @@ figures show what splitting costs and not what it gains.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ import numpy as np
 import jaxprune as jp
 from benchmarks.common import Table, Times, Value, seconds_of_steps, summary
 from jaxprune import models
+from jaxprune.budget import Budget
 from jaxprune.data.split import Split
 from jaxprune.mesh import MeshConfig, make
-from jaxprune.methods.contract import cross_entropy
+from jaxprune.problem import Problem
 from jaxprune.statistics import evaluate_masks
 from jaxprune.train.state import TrainConfig
 
@@ -87,19 +89,24 @@ def _masks(devices: int, batch: int, population: int, rounds: int) -> float:
         for name, group in graph.groups.items()
     }
     images = random.normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)
-    batches = [(images, np.arange(batch) % 10)] * (1 + rounds)
-    ends: list[float] = []
-    evaluate_masks(
-        graph,
-        forward,
-        variables,
-        drawn,
-        batches,
-        {"loss": cross_entropy},
-        mesh=make(MeshConfig(population=devices)),
-        on_batch=lambda: ends.append(time.perf_counter()),
-    )
-    return float(np.median(np.diff(ends)))
+    batches = _Timed([(images, np.arange(batch) % 10)] * (2 + rounds))
+    mesh = make(MeshConfig(population=devices))
+    evaluate_masks(Problem(graph, forward, variables, batches, Budget(), mesh=mesh), drawn)
+    return float(np.median(np.diff(batches.asked)[1:]))
+
+
+class _Timed(list[Any]):
+    """Batches that note when each of them was asked for."""
+
+    def __init__(self, batches: list[Any]):
+        super().__init__(batches)
+        self.asked: list[float] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked.clear()
+        for batch in super().__iter__():
+            self.asked.append(time.perf_counter())
+            yield batch
 
 
 def _network() -> tuple[Any, Any]:

@@ -42,8 +42,10 @@ def measure(*, short: bool) -> Table:
         patches = jax.random.normal(jax.random.key(3), (rows, 9 * channels))
         product = jax.jit(lambda a: lax.dot(a.T, a, precision="highest"))
 
-        def statistics(graph=graph, variables=variables, x=x) -> Any:
-            return grams(graph, network, variables, [x], jax.random.key(4), positions=POSITIONS)
+        problem = jp.Problem(graph, network, variables, [x], jp.Budget())
+
+        def statistics(problem=problem) -> Any:
+            return grams(problem, positions=POSITIONS)
 
         forward = jax.jit(jp.accelerate(hidden))
         times = together(
@@ -91,11 +93,11 @@ def whole_network(images: int) -> dict[str, Any]:
     """Seconds of all statistics of a VGG-16, compiled."""
     _, fn, variables, x = shipped("vgg16", images)
     graph = jp.trace(fn, variables, x[:1])
-    key = jax.random.key(2)
+    problem = jp.Problem(graph, fn, variables, [x], jp.Budget())
     began = time.perf_counter()
-    grams(graph, fn, variables, [x], key)
+    grams(problem)
     first = time.perf_counter() - began
-    times = together({"with the input": lambda: grams(graph, fn, variables, [x], key)}, n=3)
+    times = together({"with the input": lambda: grams(problem)}, n=3)
     return {
         "map": f"VGG-16, with compilation {first:.1f} s",
         "channels": int(np.sum(graph.sizes)),

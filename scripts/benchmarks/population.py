@@ -50,13 +50,12 @@ def measure(*, short: bool) -> Table:
 
         return jax.vmap(network)(population)
 
+    problem = jp.Problem(graph, fn, variables, [(x, labels)], jp.Budget(), score=score)
     few = min(masks, 8)
     side_by_side = jax.jit(over_kernels)
     some = jax.tree.map(lambda m: m[:few], population)
     runs: dict[str, Callable[[], Any]] = {
-        "evaluate_masks": lambda: evaluate_masks(
-            graph, fn, variables, population, [(x, labels)], {"score": score}
-        ),
+        "evaluate_masks": lambda: evaluate_masks(problem, population),
         "one call a mask": lambda: [one(variables, m, x) for m in each],
         f"vmap over masked kernels (of {few})": lambda: side_by_side(variables, some, x),
         "dense network": lambda: dense(variables, x),

@@ -66,7 +66,7 @@ def measure(*, short: bool) -> Table:
 
     def statistics(count: int) -> Callable[[], Any]:
         batches = [batch] * (count // len(batch))
-        return lambda: grams(graph, fn, variables, batches, jax.random.key(0))
+        return lambda: grams(jp.Problem(graph, fn, variables, batches, jp.Budget()))
 
     add("statistics", "images", images, timed([statistics(count) for count in images]), "s")
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune.methods.contract import cross_entropy
+from jaxprune.problem import cross_entropy
 
 eqx = pytest.importorskip("equinox")
 

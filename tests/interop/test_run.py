@@ -13,12 +13,17 @@ import jaxprune as jp
 from jaxprune import cli, pipeline
 from jaxprune.budget import Budget
 from jaxprune.checkpoint import Checkpoints
-from jaxprune.config import ModelConfig, RecalibrationConfig, RunConfig, StatisticsConfig
-from jaxprune.config import ScheduleConfig as Schedule
+from jaxprune.config import (
+    CalibrationConfig,
+    FinetuneConfig,
+    ModelConfig,
+    RecalibrationConfig,
+    RunConfig,
+)
+from jaxprune.methods import L1
 from jaxprune.methods.sparse_training import SparsityConfig
 from jaxprune.pipeline import stages
 from jaxprune.report import table
-from jaxprune.search import SearchConfig
 from jaxprune.train.state import TrainConfig
 
 WIDTHS = {f"conv{i}_{j}": 8 for i in (1, 2, 3) for j in (1, 2)}
@@ -39,14 +44,11 @@ def config(weights, out, **changes) -> RunConfig:
         out=str(out),
         model=ModelConfig("vgg_small", WIDTHS, weights=str(weights)),
         train=TrainConfig(epochs=5),
-        allocation="proportional",
         budget=Budget("params/3"),
-        statistics=StatisticsConfig(images=32, batch_size=32),
-        method="l1",
-        search=SearchConfig(population=16, generations=4),
-        schedule=Schedule("joint"),
+        calibration=CalibrationConfig(images=32, batch_size=32),
+        method=L1(),
         recalibration=RecalibrationConfig(images=64, batch_size=64),
-        finetune=TrainConfig(epochs=0),
+        finetune=FinetuneConfig(epochs=0),
         **changes,
     )
 
@@ -67,7 +69,7 @@ def test_a_run_takes_weights_in_place_of_its_training(weights, tmp_path, capsys)
     assert same(pipeline.train(run), variables) and same(stages.trained(run), variables)
     done = stage(folder, "train")
     assert (done.state, done.step, done.steps) == ("done", None, None)
-    assert pipeline.status(folder).next == f"jaxprune sensitivity {folder}"
+    assert pipeline.status(folder).next == f"jaxprune prune {folder}"
 
     summary = pipeline.run(config(path, folder))
     assert not (folder / "metrics.jsonl").exists() and "train" not in summary["seconds"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,9 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import models
-from jaxprune.methods.contract import accuracy, cross_entropy
+from jaxprune.problem import cross_entropy
 from jaxprune.search import SearchConfig
+from jaxprune.train.memory import MemoryRun
 
 PROTECTED = "params/conv2_1/kernel"
 FIXED = "params/classifier/kernel"
@@ -51,12 +50,15 @@ def case():
 
 def run(case, name, budget, seed=0):
     graph, fn, variables, batches = case
-    method = jp.methods[name]
+    options = {}
     if name == "genetic":
-        method = functools.partial(method, config=SearchConfig(population=16, generations=10))
-    return method(
-        graph, fn, variables, batches, budget, cross_entropy, accuracy, jax.random.key(seed)
-    )
+        options["search"] = SearchConfig(population=16, generations=10)
+    if name == "group_fisher":
+        options["interval"] = 1
+    method = jp.methods[name](**options)
+    key = jax.random.key(seed)
+    run = MemoryRun(fn, batches, cross_entropy)
+    return method.prune(jp.Problem(graph, fn, variables, batches, budget, key=key, run=run))
 
 
 @pytest.mark.parametrize("name", list(jp.methods))
@@ -105,7 +107,7 @@ def test_contract(case, name):
 def test_given_widths_are_kept_to_the_unit(case, name):
     graph = case[0]
     widths = {group: 1 + i for i, group in enumerate(graph.groups)}
-    selection = run(case, name, widths)
+    selection = run(case, name, jp.Budget(widths=widths))
     assert graph.widths(selection.masks) == widths
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from jaxprune import data, models
+from jaxprune.budget import Budget
 from jaxprune.data import normalize
 from jaxprune.graph import trace
 from jaxprune.masks import keep_top
 from jaxprune.methods.ranking import filter_norms
+from jaxprune.problem import Problem
 from jaxprune.search import SearchConfig, greedy_elimination, search_groups
 from jaxprune.statistics import grams
 from jaxprune.train.loop import fit
@@ -40,7 +42,9 @@ def trained():
 
     images = normalize(jnp.asarray(digits.train.images[:256]), **pixels)
     graph = trace(forward, variables, images[:1])
-    matrices = grams(graph, forward, variables, [images[:128], images[128:]], jax.random.key(1))
+    batches = [images[:128], images[128:]]
+    key = jax.random.key(1)
+    matrices = grams(Problem(graph, forward, variables, batches, Budget(), key=key))
     return graph, variables, matrices
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.budget import allocate
-from jaxprune.methods.contract import accuracy, cross_entropy
 from jaxprune.methods.ranking import filter_norms, global_widths
+from jaxprune.problem import cross_entropy
 from jaxprune.statistics import mask_gradients
 
 
@@ -39,9 +39,8 @@ def case():
 
 def kept(case, name, widths):
     graph, variables, batch = case
-    selection = jp.methods[name](
-        graph, network, variables, [batch], widths, cross_entropy, accuracy, jax.random.key(0)
-    )
+    problem = jp.Problem(graph, network, variables, [batch], jp.Budget(widths=widths))
+    selection = jp.methods[name]().prune(problem)
     return {group: set(np.flatnonzero(m).tolist()) for group, m in selection.masks.items()}
 
 
@@ -76,7 +75,7 @@ def test_geometric_median(case):
 
 def test_mask_gradients_equal_a_loop_over_samples(case):
     graph, variables, (x, y) = case
-    found = mask_gradients(graph, network, variables, [(x, y)], cross_entropy)
+    found = mask_gradients(jp.Problem(graph, network, variables, [(x, y)], jp.Budget()))
 
     def loss(masks, i):
         one = (x[i : i + 1], y[i : i + 1])
@@ -117,3 +116,18 @@ def test_scopes_are_ranked_by_themselves(case):
         jp.Budget("params/2", scopes={"*": 0.0})
     with pytest.raises(ValueError, match=r"budget\.limits"):
         allocate(None, graph, scoped, "proportional")
+
+
+def test_equal_scores_fall_evenly_and_meet_a_target_closely(case):
+    graph, *_ = case
+    alike = {name: np.ones(group.size) for name, group in graph.groups.items()}
+    for targets in ("params/2", "macs/1.5"):
+        budget = jp.Budget(targets)
+        widths = global_widths(graph, alike, budget, "none")
+        chosen = np.array([widths[name] for name in graph.names])
+        (quantity,) = budget.factors
+        most = budget.limits_of(graph)[quantity]
+        assert graph.costs(chosen)[quantity] <= most
+        # A unit more, of one group, would pass the target.
+        assert all(graph.costs(chosen + np.eye(2, dtype=int)[g])[quantity] > most for g in (0, 1))
+        assert np.ptp(chosen / graph.sizes) < 0.2

@@ -8,12 +8,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprune as jp
 from jaxprune import data
 from jaxprune.data import normalize
-from jaxprune.methods.contract import accuracy, cross_entropy
 from jaxprune.methods.sparse_training import (
     SparsityConfig,
     batchnorm_l1,
@@ -22,12 +22,14 @@ from jaxprune.methods.sparse_training import (
     unit_norms,
     unit_sizes,
 )
+from jaxprune.problem import accuracy
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.loop import fit
 from jaxprune.train.network import Network, Output
 from jaxprune.train.optimizer import OptimizerConfig
 from jaxprune.train.optimizer import build as build_optimizer
 from jaxprune.train.state import TrainConfig, initial_state, total_steps
+from jaxprune.wrappers import same
 
 
 def convolutional(variables, images):
@@ -80,8 +82,9 @@ def parts_of_unit(params, k):
 
 def added_by(regularizer, params, steps=0):
     zeros = jax.tree.map(np.zeros_like, params)
-    state = regularizer.init(params)
-    update = jax.jit(regularizer.update)
+    optimizer = regularizer(optax.identity())
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
     for _ in range(steps):
         _, state = update(zeros, state, params)
     return update(zeros, state, params)[0]
@@ -159,7 +162,7 @@ def test_the_factor_grows_linearly_and_stays(kind):
     assert whole > 0
     assert factors[0.0] == pytest.approx([whole] * 5)
     assert factors[0.5] == pytest.approx([whole * f for f in (0, 0.25, 0.5, 1, 1)])
-    assert build(SparsityConfig(), graph, 8) is None
+    assert build(SparsityConfig(), graph, 8) is same
 
 
 def test_whole_variables_and_part_of_the_parameters_will_do():
@@ -177,15 +180,16 @@ def test_whole_variables_and_part_of_the_parameters_will_do():
 def test_what_cannot_be_penalised_is_named():
     graph, params = convolutional_case()
     with pytest.raises(ValueError, match=r"none of weights is a variable .* params/bn/bias"):
-        group_lasso(graph, 1.0).init({"weights": jnp.zeros(5)})
+        group_lasso(graph, 1.0)(optax.identity()).init({"weights": jnp.zeros(5)})
     with pytest.raises(ValueError, match="no prunable channel has a BatchNorm scale"):
-        batchnorm_l1(graph, 1.0).init({"conv": params["conv"]})
+        batchnorm_l1(graph, 1.0)(optax.identity()).init({"conv": params["conv"]})
     cut = {**params, "bn": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}
     for regularizer in (batchnorm_l1(graph, 1.0), group_lasso(graph, 1.0)):
         with pytest.raises(ValueError, match=r"params/bn/\w+ has shape \(3,\).* position 4"):
-            regularizer.init(cut)
+            regularizer(optax.identity()).init(cut)
     with pytest.raises(ValueError, match=r"optimizer.update\(\.\.\., params\)"):
-        group_lasso(graph, 1.0).update(params, group_lasso(graph, 1.0).init(params))
+        optimizer = group_lasso(graph, 1.0)(optax.identity())
+        optimizer.update(params, optimizer.init(params))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +311,7 @@ def trained(graph):
         {
             name: fit(
                 NETWORK, dense_variables(seed), DIGITS.train, CONFIG, seed=seed,
-                regularizer=regularizer, **PIXELS,
+                optimizer=regularizer, **PIXELS,
             ).variables
             for name, regularizer in penalties.items()
         }
@@ -317,10 +321,9 @@ def trained(graph):
 
 def accuracy_cut(graph, variables, heldout, method, recalibrated=False):
     """Accuracy with a quarter of the units, nothing trained after the cut."""
-    widths = dict.fromkeys(graph.names, UNITS // 4)
-    selection = jp.methods[method](
-        graph, evaluate, variables, heldout, widths, cross_entropy, accuracy, jax.random.key(0)
-    )
+    budget = jp.Budget(widths=dict.fromkeys(graph.names, UNITS // 4))
+    problem = jp.Problem(graph, evaluate, variables, heldout, budget)
+    selection = jp.methods[method]().prune(problem)
     pruned = graph.slice(selection.variables, selection.masks)
     if recalibrated:
         student = Network(pruned.wrap(NETWORK.train), pruned.wrap(NETWORK.eval))
@@ -389,13 +392,13 @@ def test_one_compilation_and_the_same_bits_when_it_goes_on(graph):
 
     def run(**options):
         return fit(
-            network, dense_variables(0), DIGITS.train, config, seed=0, regularizer=regularizer,
+            network, dense_variables(0), DIGITS.train, config, seed=0, optimizer=regularizer,
             **options, **PIXELS,
         )  # fmt: skip
 
     whole = run()
     assert len(traces) == 1
-    part = run(stop_after=7)
+    part = run(until=7)
     stored = jax.tree.map(np.asarray, part)
     # What a checkpoint would be restored into.
     like = jax.eval_shape(lambda v: initial_state(v, config, regularizer), dense_variables(0))

@@ -11,7 +11,7 @@ from laws import assert_laws, fill
 import jaxprune as jp
 from jaxprune import models
 from jaxprune.graph import trace
-from jaxprune.methods.genetic import genetic
+from jaxprune.methods import Genetic
 from jaxprune.search import SearchConfig
 
 
@@ -102,7 +102,7 @@ def test_one_call_prunes_grouped_convolutions(name):
     batches = [(images, jnp.arange(8) % 5)]
     graph = trace(module.apply, variables, images[:1])
     widths = {g: size // 2 for g, size in zip(graph.names, graph.sizes.tolist(), strict=True)}
-    method = functools.partial(genetic, config=SearchConfig(population=8, generations=4))
+    method = Genetic(SearchConfig(population=8, generations=4))
     pruned = jp.prune(
         module.apply, variables, batches, budget=widths, method=method, key=jax.random.key(2)
     )

@@ -115,12 +115,12 @@ def test_another_config_is_refused_by_its_fields(diverged):
     config, folder, _ = diverged
     line = failed("train", config, "--out", folder, "--seed", 3, "--train.epochs", 9)
     assert "differs in seed, train.epochs" in line and str(folder) in line
-    assert "differs in seed" in failed("search", folder, "--seed", "3")
+    assert "differs in seed" in failed("prune", folder, "--seed", "3")
 
 
 def test_a_stage_says_what_it_lacks_and_a_folder_that_it_is_no_run(diverged, tmp_path):
     _, folder, _ = diverged
-    line = failed("sensitivity", folder)
+    line = failed("prune", folder)
     assert "checkpoints/train" in line and f"`jaxprune train {folder}` first" in line
     for command in ("status", "train", "compare"):
         assert "it has no config.json" in failed(command, tmp_path)

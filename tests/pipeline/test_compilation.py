@@ -25,7 +25,7 @@ def settings():
 def compiles(folder, factor=3.0):
     """A new program in a block of its own: how many were compiled, and how many were found."""
     jax.clear_caches()
-    with compilation.cached(folder), compilation.counted(folder, "stage"):
+    with compilation.cached(), compilation.counted(folder, "stage"):
         jax.block_until_ready(jax.jit(lambda x: jnp.sin(factor * x))(jnp.ones(3)))
     return counts(folder)
 
@@ -35,13 +35,20 @@ def counts(folder, stage="stage"):
     return record["programs"], record["found"]
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "jaxprune" / "compiled"
+
+
 @pytest.fixture
 def starts(monkeypatch):
     """Makes what follows another start of the run."""
     return lambda name: monkeypatch.setattr(compilation, "_STARTED", name)
 
 
-def test_what_one_start_compiles_the_next_one_finds(tmp_path, starts):
+def test_what_one_start_compiles_the_next_one_finds(tmp_path, starts, home):
     before = settings()
     starts("first")
     programs, found = compiles(tmp_path)
@@ -53,20 +60,25 @@ def test_what_one_start_compiles_the_next_one_finds(tmp_path, starts):
     assert [start["began"] for start in record] == ["first", "second"]
     assert record[1]["stages"]["stage"]["seconds"] > 0
     assert settings() == before
-    entries = len(list((tmp_path / compilation.CACHE).iterdir()))
+    entries = len(list(home.iterdir()))
     jax.block_until_ready(jax.jit(lambda x: jnp.cos(5 * x))(jnp.ones(3)))
-    assert len(list((tmp_path / compilation.CACHE).iterdir())) == entries
+    assert len(list(home.iterdir())) == entries
 
 
-def test_each_folder_has_its_own(tmp_path, starts):
+def test_a_run_that_travels_brings_no_native_code(tmp_path, starts, monkeypatch):
+    starts("first")
     programs, _ = compiles(tmp_path / "a")
-    assert compiles(tmp_path / "b") == (programs, 0)
+    assert compiles(tmp_path / "b") == (programs, programs)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["compilation.json"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))
+    starts("second")
+    assert compiles(tmp_path / "a") == (programs, 0)
 
 
-def test_half_an_entry_does_no_harm(tmp_path, starts):
+def test_half_an_entry_does_no_harm(tmp_path, starts, home):
     starts("first")
     programs, _ = compiles(tmp_path)
-    for entry in (tmp_path / compilation.CACHE).iterdir():
+    for entry in home.iterdir():
         entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
     starts("second")
     with pytest.warns(UserWarning, match="Error reading persistent compilation cache"):
@@ -76,7 +88,7 @@ def test_half_an_entry_does_no_harm(tmp_path, starts):
 def test_the_users_own_cache_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     try:
-        with compilation.cached(tmp_path / "run"):
+        with compilation.cached():
             assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     finally:
@@ -101,11 +113,11 @@ def test_a_stage_computed_again_compiles_nothing(tmp_path, starts):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_config_decides_whether_it_is_kept(tmp_path, kept):
+def test_the_config_decides_whether_it_is_kept(tmp_path, kept, home):
     @alone
     def stage(run):
         return jax.block_until_ready(jax.jit(lambda x: x + kept)(jnp.ones(3)))
 
     stage(SimpleNamespace(folder=tmp_path, config=RunConfig(compilation_cache=kept)))
-    assert (tmp_path / compilation.CACHE).exists() == kept
+    assert home.exists() == kept
     assert counts(tmp_path)[0] > 0

@@ -20,21 +20,20 @@ from jaxprune.report import metrics
 CONFIG = """
 from jaxprune.budget import Budget
 from jaxprune.config import *
+from jaxprune.methods import Genetic
 from jaxprune.search import SearchConfig
 from jaxprune.train.state import TrainConfig
 
 widths = {f"conv{i}_{j}": 8 for i in (1, 2, 3) for j in (1, 2)}
-training = TrainConfig(epochs=8, batch_size=128, crop_padding=1, flip=False)
+training = dict(epochs=8, batch_size=128, crop_padding=1, flip=False)
 config = RunConfig(
     model=ModelConfig(name="vgg_small", widths=widths),
-    train=training,
-    allocation="proportional",
+    train=TrainConfig(**training),
     budget=Budget("params/3"),
-    statistics=StatisticsConfig(images=64, batch_size=32),
-    search=SearchConfig(population=16, generations=8),
+    calibration=CalibrationConfig(images=64, batch_size=32),
+    method=Genetic(SearchConfig(population=16, generations=8), rates="proportional"),
     recalibration=RecalibrationConfig(images=128, batch_size=64),
-    schedule=ScheduleConfig(name="joint"),
-    finetune=training,
+    finetune=FinetuneConfig(**training),
     control=False,
     evaluation=EvaluationConfig(latency_repeats=1, latency_batch=8),
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -17,15 +18,16 @@ from jaxprune import config as run_config
 from jaxprune import pipeline
 from jaxprune.budget import Budget
 from jaxprune.config import (
+    CalibrationConfig,
     EvaluationConfig,
+    FinetuneConfig,
     ModelConfig,
     RecalibrationConfig,
     RunConfig,
-    ScheduleConfig,
-    SensitivityConfig,
-    StatisticsConfig,
+    ValidationConfig,
 )
 from jaxprune.data import Dataset
+from jaxprune.methods import L1, Genetic
 from jaxprune.report import metrics
 from jaxprune.search import SearchConfig
 from jaxprune.train.optimizer import OptimizerConfig
@@ -45,13 +47,12 @@ def tiny(out, **changes) -> RunConfig:
         out=str(out),
         model=ModelConfig(name="vgg_small", widths=WIDTHS),
         train=training,
-        sensitivity=SensitivityConfig(kept=(0.25, 0.5), images=100, batch_size=100),
+        validation=ValidationConfig(images=100, batch_size=100),
         budget=Budget("params/3,macs/2"),
-        statistics=StatisticsConfig(images=64, batch_size=32),
-        search=SearchConfig(population=16, generations=8),
+        calibration=CalibrationConfig(images=64, batch_size=32),
+        method=Genetic(SearchConfig(population=16, generations=8), kept=(0.25, 0.5)),
         recalibration=RecalibrationConfig(images=128, batch_size=64),
-        schedule=ScheduleConfig(name="joint"),
-        finetune=training,
+        finetune=FinetuneConfig(**vars(training)),
         evaluation=EvaluationConfig(latency_repeats=2, latency_batch=8),
     )
     return dataclasses.replace(base, **changes)
@@ -80,7 +81,7 @@ def test_the_folder_holds_what_is_promised(finished):
     assert plots <= {p.name for p in (folder / "plots").iterdir()}
     stages = [record["stage"] for record in metrics.read(folder / "metrics.jsonl")]
     assert list(dict.fromkeys(stages)) == ["train", "finetune", "control"]
-    assert set(summary["seconds"]) >= {"train", "sensitivity", "search", "finetune", "evaluate"}
+    assert set(summary["seconds"]) >= {"train", "prune", "finetune", "evaluate"}
 
 
 def test_the_pruned_network_loads_and_is_as_small_as_it_says(finished):
@@ -160,36 +161,37 @@ def test_a_stopped_sensitivity_goes_on_with_the_next_group(finished, tmp_path, m
     shutil.copytree(folder / "checkpoints" / "train", tmp_path / "checkpoints" / "train")
     shutil.copy(folder / "config.json", tmp_path)
     run = dataclasses.replace(pipeline.open_run(folder), folder=tmp_path)
-    measure, measured, stop_after = pipeline.choosing.measure_sensitivity, [], [2]
+    module = importlib.import_module("jaxprune.statistics.sensitivity")
+    measure, stop_after, measured = module.evaluate_masks, [2], []
 
-    def measuring(*arguments, groups, **options):
+    def measuring(problem, population):
         if len(measured) in stop_after:
             raise KeyboardInterrupt
-        measured.extend(groups)
-        return measure(*arguments, groups=groups, **options)
+        measured.append(population)
+        return measure(problem, population)
 
-    monkeypatch.setattr(pipeline.choosing, "measure_sensitivity", measuring)
+    monkeypatch.setattr(module, "evaluate_masks", measuring)
     with pytest.raises(KeyboardInterrupt), jax.log_compiles(), caplog.at_level("WARNING", "jax"):
-        pipeline.sensitivity(run)
+        pipeline.prune(run)
     assert caplog.text.count("Compiling jit(evaluate)") == 1  # the groups share a program
     stage = pipeline.status(tmp_path).stages[1]
-    assert (stage.name, stage.state) == ("sensitivity", "begun")
+    assert (stage.name, stage.state) == ("prune", "begun")
     assert (stage.step, stage.steps) == (2, len(run.prunable()))
 
     stop_after.clear()
-    pipeline.sensitivity(run)
-    assert measured == run.prunable()
-    result = "sensitivity.json"
+    pipeline.prune(run)
+    assert len(measured) == len(run.prunable())
+    result = "selection.json"
     assert (tmp_path / result).read_bytes() == (folder / result).read_bytes()
-    assert not (tmp_path / "sensitivity_so_far.json").exists()
+    assert not (tmp_path / "loops").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"method": "magic"}, r"a run's method is one of jaxprune.methods"),
         ({"budget": Budget("params/100000")}, "beyond reach"),
-        ({"protect": ("nowhere",)}, "pattern 'nowhere' matches none"),
+        ({"protect": ("nowhere",)}, "pattern 'nowhere' matches nothing"),
         ({"data": dataclasses.replace(RunConfig().data, name="no_such_set")}, "no_such_set"),
         ({"model": ModelConfig(name="vgg17")}, "vgg17"),
     ],
@@ -202,8 +204,40 @@ def test_bad_input_stops_before_any_work(tmp_path, changes, message):
 
 def test_a_folder_of_another_config_is_refused(finished):
     folder, _ = finished
-    with pytest.raises(ValueError, match=r"differs in search.population"):
-        pipeline.run(tiny(folder, search=SearchConfig(population=32, generations=8)))
+    other = Genetic(SearchConfig(population=32, generations=8), kept=(0.25, 0.5))
+    with pytest.raises(ValueError, match=r"differs in method.search.population"):
+        pipeline.run(tiny(folder, method=other))
+
+
+def test_many_methods_prune_one_trained_network(finished, tmp_path):
+    folder, _ = finished
+    run = pipeline.open_run(tiny(tmp_path / "l1", method=L1()))
+    pipeline.share_training(run, folder)
+    pruned = pipeline.prune(run)
+    assert run.graph.cost(pruned.masks).params * 3 <= run.graph.cost().params
+    a, b = (pipeline.train(r) for r in (run, pipeline.open_run(folder)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+    assert not (run.folder / "metrics.jsonl").exists()  # it was not trained again
+    other = pipeline.open_run(tiny(tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match="differs in seed; give a run of the same training"):
+        pipeline.share_training(other, folder)
+    with pytest.raises(FileNotFoundError, match="train"):
+        pipeline.share_training(pipeline.open_run(tiny(tmp_path / "x", seed=1)), other.folder)
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"is not empty and holds no run \(thesis.tex is in it\)"):
+        pipeline.open_run(tiny(tmp_path))
+    with pytest.raises(ValueError, match=r"holds \[ \], which checkpoints read as a pattern"):
+        pipeline.open_run(tiny(tmp_path / "run[1]"))
+
+
+def test_a_folder_of_an_older_jaxprune_gets_one_sentence(finished, tmp_path):
+    fields = json.loads((finished[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "method": "genetic"}))
+    with pytest.raises(ValueError, match="of an older jaxprune, whose runs this one does not"):
+        pipeline.open_run(tmp_path)
 
 
 def _tfds() -> str | None:

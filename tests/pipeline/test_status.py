@@ -5,12 +5,13 @@ import os
 import pytest
 from rich.console import Console
 
-from jaxprune.config import RunConfig, ScheduleConfig, save
+from jaxprune.config import FinetuneConfig, RunConfig, save
 from jaxprune.pipeline.lock import lock
 from jaxprune.pipeline.status import status
 from jaxprune.report import overview
 from jaxprune.report.encode import plain
 from jaxprune.report.metrics import MetricsWriter
+from jaxprune.train.state import TrainConfig
 
 
 @pytest.fixture
@@ -59,11 +60,13 @@ def test_a_run_from_its_first_step_to_its_end(run):
 
     leave(run, "checkpoints/train/4")
     leave(run, "seconds.json", {"train": 61.0})
-    assert states(run)["train"] == "done" and status(run).next == f"jaxprune sensitivity {run}"
-    leave(run, "sensitivity.json", {})
-    assert status(run).next == f"jaxprune search {run}"
-    leave(run, "search.json", {"errors_plain": {"a": 0.5}, "errors_polished": {"a": 0.2, "b": 0.4}})
-    assert status(run).stages[2].result == {"layer_error": pytest.approx(0.3)}
+    assert states(run)["train"] == "done" and status(run).next == f"jaxprune prune {run}"
+    leave(run, "loops/sensitivity.json", {"step": 4, "steps": 9})
+    prune = status(run).stages[1]
+    assert (prune.state, prune.step, prune.steps) == ("begun", 5, 9)
+    figures = {"error_plain": {"a": 0.5}, "error_polished": {"a": 0.2, "b": 0.4}}
+    leave(run, "selection.json", {"figures": figures, "steps": {}})
+    assert status(run).stages[1].result["layer_error"] == pytest.approx(0.3)
     assert status(run).next == f"jaxprune finetune {run}"
     leave(run, "pruned")
     write(run, "control", 1, of=4)
@@ -96,17 +99,18 @@ def test_a_torn_last_line_is_a_process_that_is_writing(run):
     assert status(run).process is None
 
 
-def test_a_training_of_no_steps_is_done_and_rounds_train_within_the_search(run):
-    training = RunConfig().train
-    none = type(training)(epochs=0)
-    config = RunConfig(train=none, finetune=none, schedule=ScheduleConfig(name="layerwise"))
+def test_a_training_of_no_steps_is_done(run):
+    config = RunConfig(train=TrainConfig(epochs=0), finetune=FinetuneConfig(epochs=0))
     save(run / "config.json", config)
-    write(run, "retrain", 5, of=9)
     assert states(run)["train"] == "waiting"
     leave(run, "checkpoints/train/0")
     found = {stage.name: stage for stage in status(run).stages}
     assert found["train"].state == "done" and found["control"].state == "waiting"
-    assert (found["search"].state, found["search"].step, found["search"].steps) == ("begun", 5, 9)
+    leave(run, "checkpoints/control/0")
+    assert states(run)["control"] == "done"
+    # It trains as long as the method did.
+    leave(run, "selection.json", {"figures": {}, "steps": {"retrain": 9}})
+    assert states(run)["control"] == "waiting"
 
 
 def test_a_damaged_file_is_named(run):

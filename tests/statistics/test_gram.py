@@ -41,6 +41,12 @@ def case():
     return jp.trace(network, variables, images), variables, images
 
 
+def problem(case, batches=None, key=0):
+    graph, variables, images = case
+    batches = [images] if batches is None else batches
+    return jp.Problem(graph, network, variables, batches, jp.Budget(), key=jax.random.key(key))
+
+
 def output(consumer, operand, kernel):
     if consumer.primitive == "conv_general_dilated":
         p = consumer.params
@@ -54,9 +60,7 @@ def output(consumer, operand, kernel):
 @pytest.mark.parametrize("weighting", ["sum", "energy"])
 def test_error_equals_an_explicit_masked_forward(case, weighting):
     graph, variables, images = case
-    found = grams(
-        graph, network, variables, [images], jax.random.key(0), positions=None, weighting=weighting
-    )
+    found = grams(problem(case), positions=None, weighting=weighting)
     assert len(found) == 3
     rng = np.random.default_rng(1)
     for name, group in graph.groups.items():
@@ -86,40 +90,37 @@ def _drop(graph, consumer, name, operand, mask):
 
 
 def test_positions_are_a_sample_of_all_of_them(case):
-    graph, variables, images = case
+    graph, _, images = case
     name = graph.names[0]
-    every = grams(graph, network, variables, [images], jax.random.key(0), positions=None)[name]
+    every = grams(problem(case), positions=None)[name]
     # Each batch draws positions of its own.
-    some = grams(graph, network, variables, [images] * 60, jax.random.key(0), positions=3)[name]
+    some = grams(problem(case, [images] * 60), positions=3)[name]
     np.testing.assert_allclose(some, every, atol=0.05 * np.abs(every).max())
     assert not np.allclose(some, every, rtol=1e-4)
 
 
 def test_batches_add_up(case):
-    graph, variables, images = case
+    graph, _, images = case
     arguments = {"positions": None, "weighting": "sum"}
-    key = jax.random.key(0)
-    whole = grams(graph, network, variables, [images], key, **arguments)
-    parts = grams(graph, network, variables, [images[:2], images[2:]], key, **arguments)
+    whole = grams(problem(case), **arguments)
+    parts = grams(problem(case, [images[:2], images[2:]]), **arguments)
     for name in graph.groups:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
 def test_blocks_of_rows_give_the_same_matrix(case, monkeypatch):
-    graph, variables, images = case
-    key = jax.random.key(0)
-    whole = grams(graph, network, variables, [images], key, positions=None)
+    graph, *_ = case
+    whole = grams(problem(case), positions=None)
     monkeypatch.setattr("jaxprune.statistics.gram._BLOCK_ELEMENTS", 2 * 6 * 9 * 9)
-    blocked = grams(graph, network, variables, [images], key, positions=None)
+    blocked = grams(problem(case), positions=None)
     for name in graph.groups:
         np.testing.assert_allclose(blocked[name], whole[name], rtol=1e-5, atol=1e-7)
 
 
 def test_hessian_collapses_to_the_gram(case):
-    graph, variables, images = case
-    key = jax.random.key(0)
-    expected = grams(graph, network, variables, [images], key, positions=None, weighting="sum")
-    for name, layers in hessians(graph, network, variables, [images], key, positions=None).items():
+    graph, *_ = case
+    expected = grams(problem(case), positions=None, weighting="sum")
+    for name, layers in hessians(problem(case), positions=None).items():
         size = graph.groups[name].size
         total = 0.0
         for layer in layers:
@@ -129,9 +130,9 @@ def test_hessian_collapses_to_the_gram(case):
 
 
 def test_with_kernel_puts_a_kernel_back_where_it_came_from(case):
-    graph, variables, images = case
+    graph, variables, _ = case
     name = graph.names[1]  # read by a convolution and by a flattened product
-    found = hessians(graph, network, variables, [images], jax.random.key(0), positions=None)[name]
+    found = hessians(problem(case), positions=None)[name]
     assert len(found) == 2
     kept = np.array([0, 2, 3])
     for layer in found:
@@ -147,9 +148,8 @@ def test_with_kernel_puts_a_kernel_back_where_it_came_from(case):
 
 
 def test_no_batches_is_an_error(case):
-    graph, variables, _ = case
     with pytest.raises(ValueError, match="batches is empty"):
-        grams(graph, network, variables, [], jax.random.key(0))
+        grams(problem(case, []))
 
 
 def test_layers_name_their_consumers(case):

@@ -7,7 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import masks as mask_ops
-from jaxprune.methods.contract import accuracy, cross_entropy
+from jaxprune.problem import accuracy, cross_entropy
 from jaxprune.statistics import evaluate_masks, sensitivity
 
 
@@ -29,6 +29,13 @@ def case():
     return jp.trace(network, variables, batches[0][0]), variables, batches
 
 
+def problem(case, fn=network, **changes):
+    graph, variables, batches = case
+    return jp.Problem(
+        graph, fn, variables, **{"batches": batches, "budget": jp.Budget(), **changes}
+    )
+
+
 def keep_first(graph):
     def choose(widths):
         return {
@@ -42,9 +49,7 @@ def keep_first(graph):
 def test_curves_equal_a_loop(case):
     graph, variables, batches = case
     kept = (0.2, 0.5)
-    curves = sensitivity(
-        graph, network, variables, batches, keep_first(graph), kept, cross_entropy, accuracy
-    )
+    curves = sensitivity(problem(case), keep_first(graph), kept)
     np.testing.assert_array_equal(curves.grid, [0.2, 0.5, 1.0])
     masked = graph.masked(network)
     for name, group in graph.groups.items():
@@ -61,18 +66,15 @@ def test_curves_equal_a_loop(case):
 
 
 def test_groups_that_are_not_measured_are_flat(case):
-    graph, variables, batches = case
+    graph, *_ = case
     first, second = graph.groups
-    curves = sensitivity(
-        graph, network, variables, batches, keep_first(graph), (0.2,), cross_entropy, accuracy,
-        groups=[first],
-    )  # fmt: skip
+    curves = sensitivity(problem(case), keep_first(graph), (0.2,), groups=[first])
     assert np.ptp(curves.loss[second]) == 0
     assert np.ptp(curves.loss[first]) > 0
 
 
 def test_a_population_compiles_once(case):
-    graph, variables, batches = case
+    graph, *_ = case
     traces = []
 
     def counted(variables, x):
@@ -90,18 +92,16 @@ def test_a_population_compiles_once(case):
         ]
         return mask_ops.stack(one)
 
-    metrics = {"loss": cross_entropy}
-    evaluate_masks(graph, counted, variables, population(0), batches, metrics)
+    evaluate_masks(problem(case, counted), population(0))
     assert len(traces) == 1
 
 
 def test_sums_over_batches_of_unequal_size(case):
-    graph, variables, batches = case
+    graph, _, batches = case
     whole = (jnp.concatenate([b[0] for b in batches]), jnp.concatenate([b[1] for b in batches]))
     uneven = [(whole[0][:4], whole[1][:4]), (whole[0][4:], whole[1][4:])]
     population = mask_ops.stack([graph.full_masks()] * 2)
-    metrics = {"loss": cross_entropy, "score": accuracy}
-    a = evaluate_masks(graph, network, variables, population, [whole], metrics)
-    b = evaluate_masks(graph, network, variables, population, uneven, metrics)
-    for name in metrics:
+    a = evaluate_masks(problem(case, batches=[whole]), population)
+    b = evaluate_masks(problem(case, batches=uneven), population)
+    for name in ("loss", "score"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-5)

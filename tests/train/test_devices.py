@@ -22,13 +22,13 @@ from jaxprune.budget import Budget
 from jaxprune.checkpoint import Checkpoints
 from jaxprune.config import (
     EvaluationConfig,
+    FinetuneConfig,
     ModelConfig,
     RunConfig,
-    ScheduleConfig,
-    SensitivityConfig,
+    ValidationConfig,
 )
 from jaxprune.mesh import MeshConfig, make
-from jaxprune.methods.contract import accuracy, cross_entropy
+from jaxprune.methods import Greedy
 from jaxprune.pipeline import training as trainings
 from jaxprune.statistics import evaluate_masks
 from jaxprune.train.evaluate import predict
@@ -109,11 +109,9 @@ def test_steps_in_a_loop_and_images_on_disk(tiny, split, streamed, normal, monke
     network, variables = tiny()
     looped, seen = watched(network)
     for data, backend in ((streamed, "cpu"), (split, "tpu")):
-        alone = fit(network, variables, data, CONFIG, seed=0, stop_after=11, **normal)
+        alone = fit(network, variables, data, CONFIG, seed=0, until=11, **normal)
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        spread = fit(
-            looped, variables, data, CONFIG, seed=0, stop_after=11, mesh=mesh(data=8), **normal
-        )
+        spread = fit(looped, variables, data, CONFIG, seed=0, until=11, mesh=mesh(data=8), **normal)
         assert_close(spread, alone)
         assert seen and {sharding.shard_shape((8, 1))[0] for sharding in seen} == {1}
         seen.clear()
@@ -123,7 +121,7 @@ def test_steps_in_a_loop_and_images_on_disk(tiny, split, streamed, normal, monke
 def test_a_training_goes_on_with_other_devices(tiny, split, normal, tmp_path):
     network, variables = tiny()
     whole = fit(network, variables, split, CONFIG, seed=0, **normal)
-    part = fit(network, variables, split, CONFIG, seed=0, stop_after=7, mesh=mesh(data=8), **normal)
+    part = fit(network, variables, split, CONFIG, seed=0, until=7, mesh=mesh(data=8), **normal)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, part)
         restored = checkpoints.restore(initial_state(variables, CONFIG))
@@ -168,9 +166,8 @@ def test_a_population_is_split_by_masks_and_images():
     measured = []
     for spread in (None, mesh(population=4, data=2), mesh(population=8)):
         parts.clear()
-        options = {"metrics": {"loss": cross_entropy, "score": accuracy}, "mesh": spread}
-        population = mask_ops.stack(masks)
-        measured.append(evaluate_masks(graph, network, variables, population, batches, **options))
+        problem = jp.Problem(graph, network, variables, batches, jp.Budget(), mesh=spread)
+        measured.append(evaluate_masks(problem, mask_ops.stack(masks)))
         shares = 1 if spread is None else spread.shape["data"]
         assert set(parts) == {16 // shares, 8 // shares}
     for found in measured[1:]:
@@ -185,10 +182,9 @@ def test_a_run_takes_its_mesh_from_the_config(tmp_path, monkeypatch):
         model=ModelConfig("vgg_small", {f"conv{i}_{j}": 4 for i in (1, 2, 3) for j in (1, 2)}),
         train=training,
         budget=Budget("params/2"),
-        sensitivity=SensitivityConfig(kept=(0.5,), criterion="l1"),
-        method="l1",
-        schedule=ScheduleConfig(name="joint"),
-        finetune=dataclasses.replace(training, epochs=0),
+        validation=ValidationConfig(batch_size=200),
+        method=Greedy(kept=(0.5,)),
+        finetune=FinetuneConfig(epochs=0, batch_size=64, crop_padding=1, flip=False),
         control=False,
         evaluation=EvaluationConfig(latency_repeats=1, batch_size=40),
     )

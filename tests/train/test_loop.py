@@ -39,7 +39,7 @@ def test_it_learns(tiny, split, normal):
 def test_the_given_variables_stay_usable(tiny, split, normal):
     network, variables = tiny()
     copy = jax.tree.map(np.array, variables)
-    middle = fit(network, variables, split, CONFIG, seed=0, stop_after=2, **normal)
+    middle = fit(network, variables, split, CONFIG, seed=0, until=2, **normal)
     kept = jax.tree.map(np.array, middle)
     fit(network, variables, split, CONFIG, seed=0, state=middle, **normal)
     assert_same_bits(jax.tree.map(np.array, variables), copy)
@@ -57,7 +57,7 @@ def test_going_on_from_any_step_gives_the_same_bits(tiny, split, normal, tmp_pat
     network, variables = tiny(dropout=0.3)
     whole = fit(network, variables, split, config, seed=3, **normal)
     for stop in (1, 8, 13, 23):
-        part = fit(network, variables, split, config, seed=3, stop_after=stop, **normal)
+        part = fit(network, variables, split, config, seed=3, until=stop, **normal)
         assert int(part.step) == stop
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(stop, part)
@@ -87,7 +87,7 @@ def test_flips_alternate_from_epoch_to_epoch(split, normal):
     mirrored = np.zeros((3, len(split)))
     for epoch in range(3):
         for step in range(8 * epoch, 8 * epoch + 8):
-            state = fit(network, variables, split, config, seed=0, stop_after=step + 1, **normal)
+            state = fit(network, variables, split, config, seed=0, until=step + 1, **normal)
             for i, image in zip(
                 batch_indices(0, step, 70, 8), state.state["seen"]["images"], strict=True
             ):
@@ -106,10 +106,10 @@ def test_it_begins_with_small_crops(split, normal):
     whole = fit(network, variables, split, config, seed=0, **normal)
     sizes = []
     for stop in (1, 8, 9):
-        seen = fit(network, variables, split, config, seed=0, stop_after=stop, **normal)
+        seen = fit(network, variables, split, config, seed=0, until=stop, **normal)
         sizes.append(int((seen.state["seen"]["images"] != 0).any((0, 2, 3)).sum()))
     assert sizes == [3, 3, 4]
-    part = fit(network, variables, split, config, seed=0, stop_after=5, **normal)
+    part = fit(network, variables, split, config, seed=0, until=5, **normal)
     assert_same_bits(fit(network, variables, split, config, seed=0, state=part, **normal), whole)
     assert {shape[1] for shape in traces} == {3, 4} and len(traces) == 2
 
@@ -119,7 +119,7 @@ def test_the_average_takes_the_place_of_the_weights_at_the_end(tiny, split, norm
     config = dataclasses.replace(CONFIG, average=0.5)
     kernels = [
         np.float64(
-            fit(network, variables, split, CONFIG, seed=0, stop_after=n, **normal).params["conv"][
+            fit(network, variables, split, CONFIG, seed=0, until=n, **normal).params["conv"][
                 "kernel"
             ]
         )
@@ -129,7 +129,7 @@ def test_the_average_takes_the_place_of_the_weights_at_the_end(tiny, split, norm
     for step, kernel in enumerate(kernels[1:], start=1):
         decay = min(0.5, step / (step + 9))
         expected = decay * expected + (1 - decay) * kernel
-    early = fit(network, variables, split, config, seed=0, stop_after=23, **normal)
+    early = fit(network, variables, split, config, seed=0, until=23, **normal)
     np.testing.assert_array_equal(early.params["conv"]["kernel"], np.float32(kernels[23]))
     end = fit(network, variables, split, config, seed=0, **normal)
     np.testing.assert_allclose(end.params["conv"]["kernel"], expected, rtol=1e-5)
@@ -145,8 +145,7 @@ def test_alternating_flips_need_images_in_memory(tiny, streamed, normal):
 def test_the_seed_decides(tiny, split, normal):
     network, variables = tiny()
     one, again, other = (
-        fit(network, variables, split, CONFIG, seed=seed, stop_after=3, **normal)
-        for seed in (1, 1, 2)
+        fit(network, variables, split, CONFIG, seed=seed, until=3, **normal) for seed in (1, 1, 2)
     )
     assert_same_bits(one, again)
     assert np.any(one.params["conv"]["kernel"] != other.params["conv"]["kernel"])
@@ -167,9 +166,9 @@ def test_one_compilation_for_chunks_of_any_length(tiny, split, normal, monkeypat
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     network, variables = tiny()
     network, traces = counted(network)
-    fit(network, variables, split, CONFIG, seed=0, stop_after=1, **normal)
+    fit(network, variables, split, CONFIG, seed=0, until=1, **normal)
     first = len(traces)
-    state = fit(network, variables, split, CONFIG, seed=0, stop_after=11, **normal)
+    state = fit(network, variables, split, CONFIG, seed=0, until=11, **normal)
     fit(network, variables, split, CONFIG, seed=0, state=state, **normal)
     # The looped form is traced once more, for the metrics' shapes.
     assert first <= 2
@@ -186,12 +185,12 @@ def test_images_on_disk(tiny, streamed, normal):
     )  # fmt: skip
     assert len(losses) == int(whole.step) == 24
     assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:2])
-    part = fit(network, variables, streamed, CONFIG, seed=3, stop_after=13, **normal)
+    part = fit(network, variables, streamed, CONFIG, seed=3, until=13, **normal)
     more = dataclasses.replace(streamed, workers=5)
     assert_same_bits(fit(network, variables, more, CONFIG, seed=3, state=part, **normal), whole)
     assert len(traces) == 1
-    other = fit(network, variables, streamed, CONFIG, seed=4, stop_after=1, **normal)
-    first = fit(network, variables, streamed, CONFIG, seed=3, stop_after=1, **normal)
+    other = fit(network, variables, streamed, CONFIG, seed=4, until=1, **normal)
+    first = fit(network, variables, streamed, CONFIG, seed=3, until=1, **normal)
     assert np.any(other.params["conv"]["kernel"] != first.params["conv"]["kernel"])
 
 
@@ -245,7 +244,7 @@ def test_the_teacher_sees_the_same_view_in_evaluation_mode(tiny, split, normal):
     teacher = Network(train=refuse, eval=network.eval)
     chunks = []
     fit(
-        student, variables, split, CONFIG, seed=0, teacher=(teacher, variables), stop_after=2,
+        student, variables, split, CONFIG, seed=0, teacher=(teacher, variables), until=2,
         distill=DistillConfig(attention=10.0, kl=1.0),
         on_chunk=lambda _, chunk: chunks.append(chunk), **normal,
     )  # fmt: skip

@@ -1,0 +1,62 @@
+"""What changes a training from outside: wrappers of its network and optimizer, and its end.
+
+A wrapper of a network is `Network → Network`, one of an optimizer is `GradientTransformation →
+GradientTransformation`. Their state lives in the variables and in `opt_state`, so that resuming
+costs nothing, and they work in a user's own loop just as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Wrapper = Callable[[Any], Any]
+Join = Callable[[Any, Any], Any]
+"""What is trained and the rest of the variables → the variables."""
+
+WEIGHTS, MASKS = "weights", "masks"
+"""Where parameters hold masks that a training moves, beside the weights. They are no weights:
+nothing clips, decays or rounds them."""
+
+
+def split_params(variables: Any) -> tuple[Any, dict[str, Any], Join]:
+    """What of the variables is trained, the rest, and how both are put together again.
+
+    `params` of a mapping that has it; a tree without it is trained whole.
+    """
+    if isinstance(variables, Mapping) and "params" in variables:
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        return variables["params"], rest, join_params
+    return variables, {}, _whole
+
+
+def join_params(params: Any, rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables with a collection `params`."""
+    return {"params": params, **rest}
+
+
+def _whole(params: Any, rest: Mapping[str, Any]) -> Any:
+    return params
+
+
+def weights_of(params: Any) -> Any:
+    """The parameters less the masks that they hold."""
+    if isinstance(params, Mapping) and params.keys() == {WEIGHTS, MASKS}:
+        return params[WEIGHTS]
+    return params
+
+
+def same(value: Any) -> Any:
+    """The wrapper that leaves a network or an optimizer as it is."""
+    return value
+
+
+class Until(NamedTuple):
+    """Where a training ends: a condition on its state that is asked after every so many steps.
+
+    At no other steps, so that the end does not depend on how steps are grouped, nor on where a
+    process was killed.
+    """
+
+    reached: Callable[[Any], bool]
+    every: int
