@@ -197,7 +197,7 @@ def test_masks_that_do_not_fit():
         masked({"params": {}, "stats": {}}, masks, x)
     with pytest.raises(ValueError, match="'write' or 'read'"):
         graph.intercept(fn, lambda g, v: v, at="wrote")
-    with pytest.raises(ValueError, match="matches nothing; the nearest names are params/block"):
+    with pytest.raises(ValueError, match="matches nothing; the names are params/block"):
         graph.masks({"nowhere": [0]})
     with pytest.raises(ValueError, match="units 0 to"):
         graph.masks({first: [1000]})
