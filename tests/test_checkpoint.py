@@ -378,3 +378,24 @@ def test_no_damaged_file_gives_a_wrong_state(tmp_path):
         with Checkpoints(copy) as checkpoints:
             assert_same(checkpoints.restore(state), state)
     assert refused >= 3
+
+
+def test_a_flipped_bit_is_not_loaded(tmp_path):
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(50, 40)).astype(np.float32), "b": np.arange(7)}
+    save_tree(tmp_path / "sound", tree)
+    same = restore_tree(tmp_path / "sound", tree)
+    assert all(np.array_equal(same[name], tree[name]) for name in tree)
+    files = [p for p in (tmp_path / "sound").rglob("*") if p.is_file() and p.stat().st_size > 500]
+    assert files
+    for trial in range(12):
+        copy = shutil.copytree(tmp_path / "sound", tmp_path / str(trial))
+        file = copy / files[trial % len(files)].relative_to(tmp_path / "sound")
+        content = bytearray(file.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(content)
+        try:
+            found = restore_tree(copy, tree)
+        except (ValueError, OSError):
+            continue
+        assert all(np.array_equal(found[name], tree[name]) for name in tree)

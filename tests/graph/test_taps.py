@@ -8,6 +8,7 @@ from jax import lax
 from laws import fill
 from own_rules import quantised
 
+import jaxprune as jp
 from jaxprune.graph import trace
 from jaxprune.statistics.gram import grams
 
@@ -69,9 +70,8 @@ def test_the_error_of_a_branch_is_that_of_the_samples_for_which_it_runs():
         x = X.copy()
         x[0, 0] = sign
         batches.append(x)
-    found = grams(
-        graph, branched, variables, batches, jax.random.key(0), positions=None, weighting="sum"
-    )
+    problem = jp.Problem(graph, branched, variables, batches, jp.Budget())
+    found = grams(problem, positions=None, weighting="sum")
     group = graph.names[0]
     expected = 0
     for x in batches:
@@ -108,10 +108,10 @@ def test_what_is_read_in_a_loop_of_unknown_length_is_told():
     _, tapped = graph.tap(fn, variables, X)
     assert set(tapped.reads) == {"b", "c"}
     assert {name: c.groups for name, c in tapped.missed.items()} == {"w": ("a[1]",)}
-    key = jax.random.key(0)
-    assert set(grams(graph, fn, variables, [X], key, groups=["b[1]"])) == {"b[1]"}
+    problem = jp.Problem(graph, fn, variables, [X], jp.Budget())
+    assert set(grams(problem, groups=["b[1]"])) == {"b[1]"}
     with pytest.raises(ValueError, match="loop of unknown length"):
-        grams(graph, fn, variables, [X], key)
+        grams(problem)
 
 
 def test_reads_inside_a_function_with_its_own_rule():
