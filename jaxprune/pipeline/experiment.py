@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from jaxprune.train.state import total_steps
 from jaxprune.wrappers import Wrapper
 
 Batch = tuple[jax.Array, jax.Array]
+
+_at_work: ContextVar[bool] = ContextVar("at_work", default=False)
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,18 @@ class Experiment:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the seconds of a stage, over all processes that worked at it."""
-        began = time.perf_counter()
+        """Counts the seconds of a stage, over all processes that worked at it.
+
+        What a method trains within its stage is a part of that stage's time.
+        """
+        if _at_work.get():
+            yield
+            return
+        began, token = time.perf_counter(), _at_work.set(True)
         try:
             yield
         finally:
+            _at_work.reset(token)
             seconds = self.seconds()
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
             json_files.write(self.folder / "seconds.json", seconds)

@@ -88,9 +88,12 @@ def status(folder: str | os.PathLike[str]) -> Status:
     epochs = config.train.epochs if config.model.weights is None else 0
     selection = folder / "selection.json"
     chosen = _json(selection)
+    known = ("train", "finetune", "control")
+    own = [record for name, record in last.items() if name.partition("_")[0] not in known]
+    at_method = _loop(folder) or (own[-1] if own else None)
     stages = [
         trained("train", epochs, selection.exists()),
-        _stage("prune", selection.exists(), _loop(folder), seconds, _layer_error(chosen)),
+        _stage("prune", selection.exists(), at_method, seconds, _layer_error(chosen)),
         _stage("finetune", (folder / "pruned").exists(), last.get("finetune"), seconds),
     ]
     if config.control:

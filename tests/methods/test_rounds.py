@@ -173,6 +173,7 @@ def test_a_schedule_reaches_the_widths_and_resumes(tmp_path, monkeypatch, caplog
     pipeline.train(run)
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         selection = pipeline.prune(run)
+    assert run.seconds().keys() == {"train", "prune"}  # the rounds' training is the method's time
     widths = allocate(None, run.graph, run.budget, "proportional").widths
     assert run.graph.widths(selection.masks) == widths
     compiled = re.findall(r"Compiling jit\((\w+)\)", caplog.text)

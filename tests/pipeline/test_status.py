@@ -113,6 +113,12 @@ def test_a_training_of_no_steps_is_done(run):
     assert states(run)["control"] == "waiting"
 
 
+def test_a_methods_own_training_is_that_of_its_stage(run):
+    write(run, "fisher", 5, of=9)
+    prune = status(run).stages[1]
+    assert (prune.name, prune.state, prune.step, prune.steps) == ("prune", "begun", 5, 9)
+
+
 def test_a_damaged_file_is_named(run):
     (run / "seconds.json").write_text("{")
     with pytest.raises(ValueError, match=r"seconds\.json is not JSON"):
