@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxprune.graph import ChannelGraph, Group, Member, paths
@@ -105,7 +106,7 @@ def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> Wrapper:
     def penalty(params: Any) -> jax.Array:
         leaves = _leaves(graph, params)
         scales = [
-            leaf[member.positions]
+            leaf[_places(member)]
             for group in graph.groups.values()
             for member, leaf in _members(group, leaves)
             if is_scale(member.path, leaf)
@@ -191,7 +192,12 @@ def unit_sizes(graph: ChannelGraph, params: Any) -> dict[str, int]:
 def _squares(member: Member, leaf: jax.Array) -> jax.Array:
     values = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
     along = jnp.sum(values**2, axis=[a for a in range(values.ndim) if a != member.axis])
-    return jnp.sum(along[member.positions], axis=1)
+    return jnp.sum(along[_places(member)], axis=1)
+
+
+def _places(member: Member) -> np.ndarray:
+    """A member's positions in the type that JAX indexes with, whether or not it has 64 bits."""
+    return member.positions.astype(np.int32)
 
 
 def _leaves(graph: ChannelGraph, params: Any) -> dict[str, Any]:
