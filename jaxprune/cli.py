@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -53,7 +52,8 @@ weights of PyTorch:
 
 CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
 COMMAND CONFIG --help shows every field of that config, with its value and its meaning;
-with --method NAME those of that method, which is one of {methods}
+with --method NAME those of that method, which is one of
+  genetic, group_fisher, greedy, random, l1, l2, batchnorm_scale, geometric_median, taylor, fisher
 
 options:
   --help, -h        this text
@@ -68,14 +68,6 @@ examples:
   jaxprune compare runs/digits_vgg runs/larger --plot tradeoff.png
   jaxprune inspect mypackage.models:make_model --input 1,224,224,3
 """
-
-
-def _usage() -> str:
-    from jaxprune.methods import METHODS
-
-    lines = textwrap.wrap(", ".join(METHODS), 78, initial_indent="  ", subsequent_indent="  ")
-    return _USAGE.replace("{methods}", "\n" + "\n".join(lines))
-
 
 _FULL = ("ENOSPC", "EDQUOT", "EFBIG")
 
@@ -436,11 +428,11 @@ _HELP = ("--help", "-h")
 def _dispatch(arguments: Sequence[str]) -> None:
     """Runs the command that the first argument names."""
     if not arguments:
-        print(_usage(), file=sys.stderr)
+        print(_USAGE, file=sys.stderr)
         sys.exit(2)
     command, *rest = arguments
     if command in _HELP:
-        print(_usage())
+        print(_USAGE)
     elif command == "--version":
         from importlib.metadata import version
 

@@ -118,7 +118,7 @@ class Run:
           config: what differs from the run's fine-tune.
           rounds: how many times `config.epochs` the whole training is.
           teacher: variables of the unpruned network, to distil from.
-          until: where it ends: a number of steps done, or a condition on the state; else at the
+          until: where it ends: a number of `rounds` done, or a condition on the state; else at the
             end of its epochs. One compiled program serves a training that goes on in rounds.
           state: goes on from here instead of from `variables`.
 

@@ -60,3 +60,12 @@ class Until(NamedTuple):
 
     reached: Callable[[Any], bool]
     every: int
+
+    def holds(self, state: Any, done: int) -> bool:
+        """Whether a training that has done so many steps has come to its end."""
+        return done > 0 and done % self.every == 0 and bool(self.reached(state))
+
+
+def steps_after(rounds_done: int, rounds: int, total: int) -> int:
+    """Steps done after some of the equal rounds of a training of `total` steps."""
+    return round(rounds_done * total / rounds)

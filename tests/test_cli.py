@@ -11,7 +11,7 @@ import jaxprune
 import jaxprune.pipeline
 from jaxprune import cli
 from jaxprune.config import RunConfig, save
-from jaxprune.methods import L1
+from jaxprune.methods import L1, METHODS
 from jaxprune.methods.rounds import Schedule
 from jaxprune.pipeline import Stopped, config_of
 
@@ -350,6 +350,11 @@ def test_a_mistake_in_inspect_is_one_line(models, arguments, words, capsys):
     code, out, err = stopped(capsys, "inspect", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("jaxprune: error: ") and err.count("\n") == 1 and words in err
+
+
+def test_the_help_names_every_method(capsys):
+    cli.main(["--help"])
+    assert ", ".join(METHODS) in capsys.readouterr().out
 
 
 def test_help_and_version(capsys):

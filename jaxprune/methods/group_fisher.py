@@ -103,7 +103,8 @@ class GroupFisher(Method):
 
     def optimizer(self, graph: ChannelGraph, budget: Budget) -> Wrapper:
         """The wrapper of an optimizer that moves the weights as it does, and lets units fall."""
-        return _optimizer(self, graph, _Frozen(budget))
+        low, high, step = (tuple(bound.tolist()) for bound in budget.bounds(graph))
+        return _optimizer(self, graph, low, high, step)
 
 
 def met(graph: ChannelGraph, budget: Budget, masks: Mapping[str, Any]) -> bool:
@@ -159,23 +160,14 @@ def _network(graph: ChannelGraph, join: Join) -> Wrapper:
     )
 
 
-class _Frozen:
-    """A budget, which holds dicts, as the key of a cache."""
-
-    def __init__(self, budget: Budget):
-        self.budget = budget
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frozen) and self.budget == other.budget
-
-    def __hash__(self) -> int:
-        return hash(self.budget.targets)
-
-
 @functools.lru_cache(maxsize=4)
-def _optimizer(method: GroupFisher, graph: ChannelGraph, frozen: _Frozen) -> Wrapper:
-    low, high, step = frozen.budget.bounds(graph)
-
+def _optimizer(
+    method: GroupFisher,
+    graph: ChannelGraph,
+    low: tuple[int, ...],
+    high: tuple[int, ...],
+    step: tuple[int, ...],
+) -> Wrapper:
     def fallen(masks: dict[str, jax.Array], scores: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The masks with the cheapest unit gone, or as many of one group as it is rounded to."""
         widths = jnp.stack([jnp.sum(mask) for mask in masks.values()])

@@ -20,6 +20,7 @@ from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.stages import (
     as_cut,
     controlled,
+    figures_of,
     load_pruned,
     recalibrated,
     selected,
@@ -121,7 +122,7 @@ def _slack(run: Experiment, pruned: Pruned) -> dict[str, float]:
 
 def _layer_errors(run: Experiment) -> dict[str, float]:
     """What the plain search and each option after it reached, the mean over the prunable groups."""
-    figures = selected(run).figures
+    figures = figures_of(run)
     steps = {
         "plain search": "error_plain",
         "polished": "error_polished",

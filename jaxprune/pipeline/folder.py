@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxprune.checkpoint import Checkpoints
 from jaxprune.pipeline.experiment import Experiment
@@ -17,7 +16,7 @@ from jaxprune.problem import Carry, Problem, Retraining, Run
 from jaxprune.report import summary as json_files
 from jaxprune.report.progress import track
 from jaxprune.train.state import TrainConfig, TrainState
-from jaxprune.wrappers import Until, Wrapper, same
+from jaxprune.wrappers import Until, Wrapper, same, steps_after
 
 LOOPS = "loops"
 """The folder of the loops of a method at work; gone when its selection is there."""
@@ -30,6 +29,7 @@ class RunFolder(Run):
     """Keeps a method's long work in the folder of a run."""
 
     run: Experiment
+    loops: str = LOOPS
 
     def loop(
         self, name: str, body: Callable[[Carry, int], Carry], carry: Carry, length: int
@@ -41,7 +41,7 @@ class RunFolder(Run):
         Raises:
           Stopped: the process got SIGTERM; what was done until then is saved.
         """
-        folder = self.run.folder / LOOPS / name
+        folder = self.run.folder / self.loops / name
         with (
             Checkpoints(folder, keep=1) as kept,
             track(name, length) as advance,
@@ -56,7 +56,7 @@ class RunFolder(Run):
                 kept.save(i + 1, carry)
                 json_files.write(folder.with_suffix(".json"), {"step": i, "steps": length})
                 advance()
-                if asked.requested and i + 1 < length:
+                if asked.requested:
                     raise Stopped(name, i + 1, length)
         return carry
 
@@ -84,16 +84,13 @@ class RunFolder(Run):
             optimizer,
         )
         start = training.begin(variables) if state is None else state
-        stop = until
         if isinstance(until, int):
-            bounds = np.linspace(0, training.steps(run), rounds + 1)
-            stop = int(np.rint(bounds[until]))
+            until = steps_after(until, rounds, training.steps(run))
         saved = latest(run, training, variables)
         if saved is not None and int(saved.step) > int(start.step):
             start = saved
-        ended = train_until(run, training, start, stop)
-        steps = json_files.read(run.folder / STEPS) if (run.folder / STEPS).exists() else {}
-        json_files.write(run.folder / STEPS, {**steps, name: int(ended.step)})
+        ended = train_until(run, training, start, until)
+        json_files.write(run.folder / STEPS, {**steps_of(run), name: int(ended.step)})
         return ended
 
 
@@ -113,8 +110,17 @@ def _configured(run: Experiment, config: Retraining | None, rounds: int) -> Trai
     )
 
 
-def problem_of(run: Experiment, variables: Any) -> Problem:
-    """What the run's method is given: the trained network, and what the config says to measure."""
+def steps_of(run: Experiment) -> dict[str, int]:
+    """Steps done by each training of the run's method."""
+    path = run.folder / STEPS
+    return json_files.read(path) if path.exists() else {}
+
+
+def problem_of(run: Experiment, variables: Any, loops: str = LOOPS) -> Problem:
+    """What the run's method is given: the trained network, and what the config says to measure.
+
+    Work other than the method's own keeps its loops in another folder.
+    """
     config = run.config
     calibration, validation = config.calibration, config.validation
     return Problem(
@@ -125,6 +131,6 @@ def problem_of(run: Experiment, variables: Any) -> Problem:
         run.budget,
         key=jax.random.fold_in(run.key, 2),
         heldout=run.heldout(validation.images, validation.batch_size),
-        run=RunFolder(run),
+        run=RunFolder(run, loops),
         mesh=run.mesh,
     )

@@ -21,8 +21,8 @@ from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
-from jaxprune.pipeline.experiment import Experiment, missing, open_run
-from jaxprune.pipeline.folder import LOOPS, STEPS, problem_of
+from jaxprune.pipeline.experiment import Experiment, config_of, missing
+from jaxprune.pipeline.folder import LOOPS, problem_of, steps_of
 from jaxprune.pipeline.lock import alone, lock
 from jaxprune.pipeline.training import Training, Variables, finished
 from jaxprune.problem import Selection
@@ -60,14 +60,15 @@ def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
     mine = run.folder / "checkpoints" / "train"
     if mine.exists():
         return
-    other = open_run(source)
-    fields = ((n, getattr(run.config, n), getattr(other.config, n)) for n in _SAME)
+    theirs = config_of(source)
+    fields = ((n, getattr(run.config, n), getattr(theirs, n)) for n in _SAME)
     differing = [name for name, a, b in fields if a != b]
     if differing:
         raise ValueError(
             f"{source} was trained otherwise: its config differs in {', '.join(differing)}; give a "
             "run of the same training, or leave --from out"
         )
+    other = dataclasses.replace(run, folder=Path(source))
     trained(other)
     with lock(run.folder):
         partial = mine.with_name(".train.partial")
@@ -107,12 +108,13 @@ def sensitivity(run: Experiment) -> Curves:
     """
     path = run.folder / "sensitivity.json"
     if not path.exists():
-        problem = problem_of(run, trained(run))
+        problem = problem_of(run, trained(run), loops="sensitivity")
         with run.stage("sensitivity"):
             choose = greedy_chooser(grams(problem, groups=run.prunable()))
             curves = measure_sensitivity(problem, choose, groups=run.prunable())
         record = {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
         json_files.write(path, plain(record))
+        shutil.rmtree(run.folder / "sensitivity", ignore_errors=True)
     record = json_files.read(path)
     rows = {what: {n: np.array(r) for n, r in record[what].items()} for what in _CURVES}
     curves = Curves(np.array(record["kept"]), **rows)
@@ -145,8 +147,7 @@ def prune(run: Experiment) -> Selection:
         with run.stage("prune"):
             selection = run.config.method.prune(problem)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
-        steps = json_files.read(run.folder / STEPS) if (run.folder / STEPS).exists() else {}
-        json_files.write(path, {"figures": plain(selection.figures), "steps": steps})
+        json_files.write(path, {"figures": plain(selection.figures), "steps": steps_of(run)})
         shutil.rmtree(run.folder / LOOPS, ignore_errors=True)
     chosen = selected(run)
     figures = chosen.figures
@@ -173,7 +174,12 @@ def selected(run: Experiment) -> Selection:
         raise missing(run, path.name, "prune")
     like = {"masks": run.graph.full_masks(), "variables": run.shapes}
     stored = restore_tree(run.folder / "selection", like)
-    return Selection(stored["masks"], stored["variables"], json_files.read(path)["figures"])
+    return Selection(stored["masks"], stored["variables"], figures_of(run))
+
+
+def figures_of(run: Experiment) -> dict[str, dict[str, Any]]:
+    """The figures of the method, of a run that is pruned."""
+    return json_files.read(run.folder / "selection.json")["figures"]
 
 
 def _replace_tree(folder: Path, tree: Any) -> None:

@@ -151,7 +151,7 @@ def fit(
         advance = _on_disk(data, batches, mesh)
     else:
         advance = _in_memory(data, split, seed, config.batch_size, mesh)
-    while start < stop and not _reached(condition, current, start):
+    while start < stop and not (condition and condition.holds(current, start)):
         end = min(start + length, stop, (start // per_epoch + 1) * per_epoch)
         if condition is not None:
             end = min(end, (start // condition.every + 1) * condition.every)
@@ -170,13 +170,6 @@ def fit(
         length = max(1, min(4 * length, MAX_CHUNK, int(CHUNK_SECONDS / seconds)))
         start = end
     return current
-
-
-def _reached(condition: Until | None, state: TrainState, done: int) -> bool:
-    """Whether a training has come to its end before its last step."""
-    if condition is None or done == 0 or done % condition.every:
-        return False
-    return bool(condition.reached(state))
 
 
 Advance = Callable[[Program, TrainState, np.ndarray], tuple[TrainState, dict[str, np.ndarray]]]

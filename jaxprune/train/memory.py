@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxprune.batches import Batches, inputs_of
@@ -16,7 +14,7 @@ from jaxprune.graph.convolutions import accelerate
 from jaxprune.problem import Fn, Metric, Retraining, Run
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainState
-from jaxprune.wrappers import Until, Wrapper, same, split_params
+from jaxprune.wrappers import Until, Wrapper, same, split_params, steps_after
 
 
 class MemoryRun(Run):
@@ -52,9 +50,8 @@ class MemoryRun(Run):
         config = config or Retraining()
         batches = list(self._batches)
         total = config.steps or max(1, round(config.epochs * len(batches) * rounds))
-        stop = total
-        if isinstance(until, int):
-            stop = int(np.rint(np.linspace(0, total, rounds + 1)[until]))
+        stop = steps_after(until, rounds, total) if isinstance(until, int) else total
+        condition = until if isinstance(until, Until) else None
         wrapped = optimizer(optax.sgd(config.learning_rate, momentum=0.9))
         params, rest, join = split_params(variables)
         if state is None:
@@ -63,11 +60,11 @@ class MemoryRun(Run):
         if key not in self._steps:
             self._steps[key] = self._step(network(self._network), wrapped, join)
         step = self._steps[key]
-        for i in itertools.count(int(state.step)):
-            if i >= stop or _reached(until, state, i):
-                return state
-            state = step(state, batches[i % len(batches)])
-        raise AssertionError("unreachable")
+        done = int(state.step)
+        while done < stop and not (condition and condition.holds(state, done)):
+            state = step(state, batches[done % len(batches)])
+            done += 1
+        return state
 
     def _step(
         self,
@@ -88,10 +85,3 @@ class MemoryRun(Run):
             return TrainState(state.step + 1, params, state.state, opt_state)
 
         return step
-
-
-def _reached(until: Until | int | None, state: TrainState, done: int) -> bool:
-    """Whether a training has come to its end before its last step."""
-    if not isinstance(until, Until) or done == 0 or done % until.every:
-        return False
-    return bool(until.reached(state))

@@ -209,6 +209,18 @@ def test_a_folder_of_another_config_is_refused(finished):
         pipeline.run(tiny(folder, method=other))
 
 
+def test_looking_at_the_sensitivity_changes_nothing(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / "checkpoints" / "train", tmp_path / "checkpoints" / "train")
+    shutil.copy(folder / "config.json", tmp_path)
+    run = dataclasses.replace(pipeline.open_run(folder), folder=tmp_path)
+    curves = pipeline.sensitivity(run)
+    assert len(curves.grid) > 3  # other widths than the method's own
+    pipeline.prune(run)
+    result = "selection.json"
+    assert (tmp_path / result).read_bytes() == (folder / result).read_bytes()
+
+
 def test_many_methods_prune_one_trained_network(finished, tmp_path):
     folder, _ = finished
     run = pipeline.open_run(tiny(tmp_path / "l1", method=L1()))
