@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,7 +45,7 @@ class Entry(NamedTuple):
       name: of the output, or of the variable whose gradient it is.
       difference: the largest, between the readings.
       scale: the largest entry.
-      moved: how far inputs that are nudged by one rounding move it.
+      moved: how far inputs that are nudged by one rounding move it, in either reading.
     """
 
     figure: str
@@ -57,7 +58,8 @@ class Entry(NamedTuple):
         """The relative difference. No further than nudges move it, it is within the tolerance."""
         if self.difference == 0 or self.moved == float("inf"):
             return 0.0
-        return self.difference / max(self.scale, _SAFETY * self.moved / tolerance)
+        scale = max(self.scale, _SAFETY * self.moved / tolerance)
+        return self.difference / scale if scale else float("inf")
 
     def seen(self, tolerance: float) -> bool:
         """Whether there was more to see than rounding."""
@@ -134,28 +136,33 @@ class Laws:
         sliced = [self._compiled(pruned.wrap(self.fn)) for pruned in small]
         self._weigh_cotangents()
         entries: list[Entry] = []
-        for place, (variables, args) in enumerate((self.given, beside(self.given, self.rng))):
-            own = self.own(variables, self.cotangents, *args)
-            if not any(some_finite(leaf) for leaf in own[0]):
+        for place, point in enumerate((self.given, beside(self.given, self.rng))):
+            own = self._around(point, lambda v, *a: self.own(v, self.cotangents, *a))
+            first = next(own)
+            if not any(some_finite(leaf) for leaf in first[0]):
                 if place == 0:
                     raise ValueError(
                         "every output is NaN or infinite on these inputs, so there is nothing to "
                         "compare; check the function where it is finite"
                     )
                 continue
-            full = self._masked(self.graph.full_masks(), self.cotangents, variables, args)
+            full = self._masked(point, self.graph.full_masks(), self.cotangents)
+            own = itertools.chain([first], own)
             entries += self._compare("full", "full", full, own, lambda values: values)
             for masks, pruned, probe in zip(self.masks, small, sliced, strict=True):
                 stays = pruned.state_positions(self.out)
                 there = [stays.get(i, {}) for i in self.at]
                 cuts = [cut(c, p) for c, p in zip(self.cotangents, there, strict=True)]
                 alone = [_only(c, p) for c, p in zip(self.cotangents, there, strict=True)]
-                now = self.graph.slice(variables, masks).variables
+
+                def run(variables, *args, probe=probe, masks=masks, cuts=cuts):
+                    return probe(self.graph.slice(variables, masks).variables, cuts, *args)
+
                 entries += self._compare(
                     "sliced",
                     "gradients",
-                    self._masked(masks, alone, variables, args),
-                    probe(now, cuts, *args),
+                    self._masked(point, masks, alone),
+                    self._around(point, run),
                     lambda values, pruned=pruned, stays=stays: self._taken(values, pruned, stays),
                 )
         differentiated = tuple(self.outputs[i] for i in self.at)
@@ -204,15 +211,17 @@ class Laws:
             weight = np.clip(1 / (max(sizes) or 1), 1 / most, most)
             self.cotangents[n] = (cotangent * weight).astype(cotangent.dtype)
 
-    def _masked(
-        self, masks: Any, cotangents: list[Any], variables: Any, args: Any
-    ) -> Iterator[Values]:
-        """The masked network's values, and then those at points one rounding away."""
-        yield self.masked(variables, cotangents, masks, *args)
+    def _masked(self, point: Any, masks: Any, cotangents: list[Any]) -> Iterator[Values]:
+        return self._around(point, lambda v, *a: self.masked(v, cotangents, masks, *a))
+
+    def _around(self, point: Any, run: Callable[..., Values]) -> Iterator[Values]:
+        """Values at a point, and then at points one rounding away."""
+        variables, args = point
+        yield run(variables, *args)
         eps = float(jnp.finfo(self.precision).eps)
         for _ in range(_NUDGES):
             variables_, args_ = nudged((variables, args), eps, self.rng)
-            yield self.masked(variables_, cotangents, masks, *args_)
+            yield run(variables_, *args_)
 
     def _taken(self, values: Values, pruned: Pruned, stays: dict[int, Positions]) -> Values:
         """What the sliced network has of the masked one's values."""
@@ -228,20 +237,20 @@ class Laws:
         of_outputs: str,
         of_gradients: str,
         masked: Iterator[Values],
-        other: Values,
+        other: Iterator[Values],
         take: Callable[[Values], Values],
     ) -> Iterator[Entry]:
         labels = [(of_outputs, name) for name in self.outputs]
         labels += [(of_gradients, f"the gradient of {n}") for n in self.variables if self.at]
-        values = [leaf for part in take(next(masked)) for leaf in part]
-        others = [leaf for part in other for leaf in part]
+        values, others = _flat(take(next(masked))), _flat(next(other))
         found = [apart(a, b) for a, b in zip(values, others, strict=True)]
         moved = np.where([some_finite(leaf) for leaf in others], 0, np.inf)
         limit = min(QUICK, tolerance_of(self.precision))
         if any(f.difference > limit * f.scale for f in found):
-            for again in masked:
-                leaves = [leaf for part in take(again) for leaf in part]
-                steps = [apart(a, b).difference for a, b in zip(values, leaves, strict=True)]
+            again = [(values, _flat(take(near))) for near in masked]
+            again += [(others, _flat(near)) for near in other]
+            for pair in again:
+                steps = [apart(a, b).difference for a, b in zip(*pair, strict=True)]
                 moved = np.maximum(moved, steps)
         for label, one, step in zip(labels, found, moved.tolist(), strict=True):
             yield Entry(*label, *one, step)
@@ -275,6 +284,10 @@ def with_gradients(fn: Callable[..., Any], at: Sequence[int]) -> Callable[..., V
         return outs, pull(cotangents)[0]
 
     return run
+
+
+def _flat(values: Values) -> list[Any]:
+    return [*values[0], *values[1]]
 
 
 def _named(path: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from jaxprune.graph import interpret, trace
+from jaxprune.graph.held import Entry
 from jaxprune.graph.rules import RULES
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,12 @@ def test_one_of_two_outputs_has_a_gradient_and_the_report_names_them():
     assert report.outputs == ("cls", "logits", "sure") and report.differentiated == ("logits",)
     assert report.variables == ("a", "b") and 0 < report.gradients < 1e-5
     assert "not differentiated: cls, sure" in told(report)
+
+
+def test_what_is_exactly_zero_in_one_reading_and_rounding_in_the_other():
+    """As the gradient through a normalisation of one unit: a rounding of 1e-9, times 1e6."""
+    assert Entry("sliced", "gradient", 6e-4, scale=0.0, moved=0.0).relative(1e-4) == np.inf
+    assert Entry("sliced", "gradient", 6e-4, scale=0.0, moved=3e-4).relative(1e-4) <= 1e-4
 
 
 def test_nothing_to_differentiate_is_told():
