@@ -170,7 +170,8 @@ def _optimizer(
 ) -> Wrapper:
     def fallen(masks: dict[str, jax.Array], scores: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The masks with the cheapest unit gone, or as many of one group as it is rounded to."""
-        widths = jnp.stack([jnp.sum(mask) for mask in masks.values()])
+        # By name: what went through JAX has its keys sorted, not in the network's order.
+        widths = jnp.stack([jnp.sum(masks[name]) for name in graph.names])
         price = _price(graph, method.normaliser, widths)
         offers, drops = [], []
         for g, name in enumerate(graph.names):
@@ -195,14 +196,14 @@ def _optimizer(
 
     def wrap(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         def init(params: Any) -> FisherState:
-            zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, jnp.float32), dict(params[MASKS]))
+            zeros = {name: jnp.zeros(m.shape, _wide(m)) for name, m in params[MASKS].items()}
             return FisherState(optimizer.init(params[WEIGHTS]), zeros, jnp.zeros((), jnp.int32))
 
         def update(updates: Any, state: Any, params: Any = None) -> Any:
             if params is None:
                 raise ValueError("group_fisher reads the masks: optimizer.update(..., params)")
             moved, inner = optimizer.update(updates[WEIGHTS], state.inner, params[WEIGHTS])
-            scores = {n: s + updates[MASKS][n] for n, s in state.scores.items()}
+            scores = {n: s + updates[MASKS][n].astype(s.dtype) for n, s in state.scores.items()}
             steps = jnp.asarray(optax.safe_increment(state.steps))
             masks = {name: params[MASKS][name] for name in graph.names}
             due = steps % method.interval == 0
@@ -219,6 +220,11 @@ def _optimizer(
         return optax.GradientTransformation(init, update)
 
     return wrap
+
+
+def _wide(mask: jax.Array) -> Any:
+    """The type in which scores are added up."""
+    return jnp.promote_types(mask.dtype, jnp.float32)
 
 
 def _price(graph: ChannelGraph, normaliser: Normaliser, widths: jax.Array) -> jax.Array:

@@ -5,11 +5,12 @@ from jaxprune.models.forward import init, network
 from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.rebuild import from_pruned, from_variables
 from jaxprune.models.registry import NAMES, build
+from jaxprune.models.regnet import RegNet
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.vgg import VGG
 from jaxprune.models.wide_resnet import WideResNet
 
 __all__ = [
-    "NAMES", "VGG", "AlexNet", "MobileNetV2", "ResNet", "WideResNet",
+    "NAMES", "VGG", "AlexNet", "MobileNetV2", "RegNet", "ResNet", "WideResNet",
     "build", "from_pruned", "from_variables", "init", "network",
 ]  # fmt: skip

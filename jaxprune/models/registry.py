@@ -11,6 +11,7 @@ import flax.linen as nn
 from jaxprune.models import vgg
 from jaxprune.models.alexnet import AlexNet
 from jaxprune.models.mobilenet import MobileNetV2
+from jaxprune.models.regnet import RegNet, stages_of
 from jaxprune.models.resnet import ResNet
 from jaxprune.models.vgg import VGG
 from jaxprune.models.wide_resnet import WideResNet
@@ -18,6 +19,16 @@ from jaxprune.models.wide_resnet import WideResNet
 _CIFAR_RESNET = partial(ResNet, base_width=16, shortcut="A")
 _IMAGENET_RESNET = partial(ResNet, base_width=64, imagenet=True)
 _IMAGENET_VGG = partial(VGG, pools=5, hidden=(4096, 4096))
+
+# Depth, w0, wa, wm and the channels of a convolution group, as published.
+_REGNETX = {
+    "200mf": (13, 24, 36.44, 2.49, 8),
+    "400mf": (22, 24, 24.48, 2.54, 16),
+    "800mf": (16, 56, 35.73, 2.28, 16),
+    "1_6gf": (18, 80, 34.01, 2.25, 24),
+    "3_2gf": (25, 88, 26.31, 2.25, 48),
+    "6_4gf": (17, 184, 60.83, 2.07, 56),
+}
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "vgg_small": partial(VGG, stages=vgg.SMALL, pools=2),
@@ -36,6 +47,10 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "resnext50": partial(_IMAGENET_RESNET, blocks=(3, 4, 6, 3), bottleneck=True, grouped=(32, 4)),
     "alexnet": AlexNet,
     "mobilenetv2": MobileNetV2,
+    **{
+        f"regnetx_{name}": partial(RegNet, stages=stages_of(*numbers), group_width=numbers[-1])
+        for name, numbers in _REGNETX.items()
+    },
 }
 
 NAMES = tuple(_BUILDERS)
@@ -47,6 +62,7 @@ _OPTIONS = {
     WideResNet: (),
     AlexNet: ("dropout",),
     MobileNetV2: ("dropout",),
+    RegNet: (),
 }
 
 
@@ -64,7 +80,8 @@ def build(
     Args:
       name: one of `NAMES`. `vgg16`, `vgg19`, `resnet20/56/110` and `wrn28_10` are for small
         images, `vgg16_imagenet`, `vgg19_imagenet`, `resnet18/34/50/101`, `resnext50`, `alexnet` and
-        `mobilenetv2` are torchvision's for ImageNet.
+        `mobilenetv2` are torchvision's for ImageNet, and `regnetx_200mf/400mf/800mf/1_6gf/3_2gf/6_4gf`
+        those of the paper.
       num_classes: the size of the output.
       input_shape: of one image, (height, width, channels).
       widths: channels of layers by path, where they are not the usual ones.

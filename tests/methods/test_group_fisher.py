@@ -15,14 +15,14 @@ from jaxprune.problem import cross_entropy
 from jaxprune.train.network import Network
 from jaxprune.wrappers import MASKS, WEIGHTS
 
-SHAPES = {"stem": (5, 8), "up": (8, 6), "down": (6, 8), "head": (8, 3)}
+SHAPES = {"stem": (5, 8), "grow": (8, 6), "shrink": (6, 8), "head": (8, 3)}
 
 
 def forward(variables, x, key=None):
     """A residual sum: the stem's channels are read in two places, so that their gradients add."""
     p = variables["params"]
     h = jnp.tanh(x @ p["stem"])
-    h = h + jnp.tanh(h @ p["up"]) @ p["down"]
+    h = h + jnp.tanh(h @ p["grow"]) @ p["shrink"]
     return jnp.sin(h) @ p["head"]
 
 

@@ -30,10 +30,14 @@ def traced(name):
         ("mobilenetv2", 3_504_872, 300_774_272),
         ("resnext50", 25_028_904, 4_230_479_872),
         ("wrn28_10", 36_479_194, 5_243_328_768),
+        ("regnetx_200mf", 2_684_792, 199_039_872),
+        ("regnetx_400mf", 5_157_512, 397_677_568),
+        ("regnetx_3_2gf", 15_296_552, 3_176_621_952),
     ],
 )
 def test_costs_are_the_published_ones(name, params, macs):
-    # torchvision gives 0.71, 0.30 and 4.23 G multiply-accumulates; WRN-28-10 is given 5.2 G.
+    # torchvision gives 0.71, 0.30 and 4.23 G multiply-accumulates; WRN-28-10 is given 5.2 G, and
+    # the RegNets are 2.7, 5.2 and 15.3 million parameters and 0.2, 0.4 and 3.2 G.
     whole = traced(name).cost()
     assert (whole.params, whole.macs) == (params, macs)
 
@@ -71,6 +75,17 @@ def test_groups_of_resnext50():
         group = graph.groups[f"params/stage{stage}_block1/conv1/kernel[3]"]
         (first,) = (m for m in group.members if m.path.endswith("block1/conv1/kernel"))
         assert first.positions.tolist() == np.arange(32 * width).reshape(32, width).tolist()
+
+
+def test_groups_of_regnetx_400mf():
+    # As in ResNeXt-50: blocks of 16 channels that conv1 and conv2 share, the sums, the stem.
+    assert units("regnetx_400mf", "_block0/conv3") == [32, 64, 160, 384]
+    stages = {2: 1, 4: 2, 10: 7, 24: 12}  # blocks of 16 channels: how many blocks of a stage
+    assert units("regnetx_400mf", "/conv1") == [
+        32,
+        *(b for b, n in stages.items() for _ in range(n)),
+    ]
+    assert len(traced("regnetx_400mf").groups) == 22 + 4 + 1
 
 
 def test_groups_of_wrn28_10():

@@ -19,6 +19,7 @@ MODELS = {
     "resnext": models.ResNet(
         blocks=(2, 1), num_classes=10, base_width=4, bottleneck=True, imagenet=True, grouped=(5, 2)
     ),
+    "regnet": models.RegNet(num_classes=10, stages=((4, 1), (6, 2)), group_width=2, stem=3),
     "wide_resnet": models.WideResNet(blocks=(2, 1), num_classes=10, base_width=6, stem=4),
     "alexnet": models.AlexNet(
         num_classes=10,

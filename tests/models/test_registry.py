@@ -4,8 +4,8 @@ import pytest
 
 from jaxprune import models
 
-# As torchvision counts its own (the BatchNorm forms of VGG), and He et al. 2015 and Zagoruyko and
-# Komodakis 2016 theirs.
+# As torchvision counts its own (the BatchNorm forms of VGG), and He et al. 2015, Zagoruyko and
+# Komodakis 2016 and Radosavovic et al. 2020 theirs.
 PARAMS = {
     "vgg16": 14_728_266,
     "vgg19": 20_040_522,
@@ -22,6 +22,12 @@ PARAMS = {
     "alexnet": 61_100_840,
     "mobilenetv2": 3_504_872,
     "wrn28_10": 36_479_194,
+    "regnetx_200mf": 2_684_792,
+    "regnetx_400mf": 5_157_512,
+    "regnetx_800mf": 7_259_656,
+    "regnetx_1_6gf": 9_190_136,
+    "regnetx_3_2gf": 15_296_552,
+    "regnetx_6_4gf": 26_209_256,
 }
 SMALL = {"vgg16", "vgg19", "resnet20", "resnet56", "resnet110", "wrn28_10"}
 
