@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxprune.batches import Batches, labels_of
-from jaxprune.budget import Budget
+from jaxprune.budget import Budget, CostModel
 from jaxprune.graph import ChannelGraph
 from jaxprune.masks import Masks, zeroed
 from jaxprune.wrappers import Until, Wrapper, same
@@ -198,9 +198,24 @@ class Method:
 
     Attributes:
       meets_budget: whether it meets any budget within reach; not where its paper decides.
+      keeps_scopes: whether it ranks units over the network, each of `budget.scopes` by itself.
     """
 
     meets_budget: ClassVar[bool] = True
+    keeps_scopes: ClassVar[bool] = False
+
+    def require(self, model: CostModel, budget: Budget) -> None:
+        """Refuses, before any work, a budget that it cannot meet.
+
+        Raises:
+          ValueError: targets beyond reach, or scopes where it ranks no units over the network.
+        """
+        budget.require_feasible(model)
+        if budget.scopes and not self.keeps_scopes:
+            raise ValueError(
+                "budget.scopes: they are for methods that rank units over the network (l1, taylor, "
+                f"…), which {type(self).__name__} does not; use budget.limits"
+            )
 
     def prune(self, problem: Problem) -> Selection:
         """Chooses what stays of a network."""

@@ -78,7 +78,7 @@ def prune(
     example = jax.tree.map(lambda x: x[:1], inputs)
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
     graph, budget = latency.prepare(graph, budget, fn, variables, inputs, timer=timer)
-    budget.require_feasible(graph)
+    chosen.require(graph, budget)
     selection = chosen.prune(
         Problem(
             graph, fn, variables, batches, budget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxprune.methods.criteria import (
     L1,
@@ -83,7 +84,9 @@ def as_method(method: str | Method | type[Method] | Callable[[Problem], Selectio
 
 @dataclass(frozen=True)
 class _Own(Method):
-    """A user's own function of a problem."""
+    """A user's own function of a problem, which may read whatever the budget says."""
+
+    keeps_scopes: ClassVar[bool] = True
 
     function: Callable[[Problem], Selection]
 

@@ -31,6 +31,7 @@ class Criterion(Method):
     """
 
     normaliser: ClassVar[Normaliser] = "mean"
+    keeps_scopes: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Schedule)
     """In how many rounds the network is pruned, and the training between them."""

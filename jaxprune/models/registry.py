@@ -80,8 +80,8 @@ def build(
     Args:
       name: one of `NAMES`. `vgg16`, `vgg19`, `resnet20/56/110` and `wrn28_10` are for small
         images, `vgg16_imagenet`, `vgg19_imagenet`, `resnet18/34/50/101`, `resnext50`, `alexnet` and
-        `mobilenetv2` are torchvision's for ImageNet, and `regnetx_200mf/400mf/800mf/1_6gf/3_2gf/6_4gf`
-        those of the paper.
+        `mobilenetv2` are torchvision's for ImageNet, and `regnetx_200mf` (`400mf`, `800mf`,
+        `1_6gf`, `3_2gf`, `6_4gf`) the paper's.
       num_classes: the size of the output.
       input_shape: of one image, (height, width, channels).
       widths: channels of layers by path, where they are not the usual ones.

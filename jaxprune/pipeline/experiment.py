@@ -190,7 +190,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     if config.groups == "inner":
         budget = _leave_whole(budget, spanning_groups(graph))
     graph, budget = _with_latency(config, graph, budget, forward, shapes, shape)
-    budget.require_feasible(graph)
+    config.method.require(graph, budget)
     steps = total_steps(config.train, len(dataset.train))
     penalty = sparse_training.build(config.sparsity, graph, steps)
     jax.eval_shape(penalty(optax.identity()).init, shapes["params"])

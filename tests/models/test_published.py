@@ -81,10 +81,8 @@ def test_groups_of_regnetx_400mf():
     # As in ResNeXt-50: blocks of 16 channels that conv1 and conv2 share, the sums, the stem.
     assert units("regnetx_400mf", "_block0/conv3") == [32, 64, 160, 384]
     stages = {2: 1, 4: 2, 10: 7, 24: 12}  # blocks of 16 channels: how many blocks of a stage
-    assert units("regnetx_400mf", "/conv1") == [
-        32,
-        *(b for b, n in stages.items() for _ in range(n)),
-    ]
+    inner = [blocks for blocks, count in stages.items() for _ in range(count)]
+    assert units("regnetx_400mf", "/conv1") == [32, *inner]
     assert len(traced("regnetx_400mf").groups) == 22 + 4 + 1
 
 
