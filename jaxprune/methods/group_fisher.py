@@ -8,10 +8,40 @@ one unit of the whole network with the smallest `s_i / ΔC_i` falls: its mask be
 ΔC_i is what the unit costs: the memory of the activations that go with it, or its multiply-
 accumulates at the widths that are left, or nothing. That goes on until the budget is met.
 
-    fisher = GroupFisher(interval=25)
-    params = {"weights": params, "masks": graph.full_masks()}
-    optimizer = fisher.optimizer(graph, budget)(optax.sgd(0.004, momentum=0.9))
-    # The gradient of params["masks"] through fisher.network(graph)(network).train is the score.
+`jaxprune run CONFIG --method group_fisher` and `jp.prune(..., method="group_fisher")` do all of it.
+In a training loop of your own it is a wrapper of the network and one of the optimizer:
+
+    >>> import jaxprune as jp
+    >>> from jaxprune.methods.group_fisher import GroupFisher, met
+    >>> from jaxprune.train.network import Network
+    >>> rng = np.random.default_rng(0)
+    >>> x, labels = rng.normal(size=(32, 5)).astype("float32"), rng.integers(0, 3, 32)
+    >>> shapes = {"first": (5, 8), "second": (8, 8), "last": (8, 3)}
+    >>> weights = {n: rng.normal(size=s).astype("float32") for n, s in shapes.items()}
+    >>> def fn(variables, x):
+    ...     p = variables["params"]
+    ...     return jax.nn.relu(jax.nn.relu(x @ p["first"]) @ p["second"]) @ p["last"]
+    >>> graph, budget = jp.trace(fn, {"params": weights}, x[:1]), jp.Budget("params/2")
+
+    >>> fisher = GroupFisher(interval=5)
+    >>> network = fisher.network(graph)(Network(train=fn, eval=fn))
+    >>> optimizer = fisher.optimizer(graph, budget)(optax.sgd(0.01, momentum=0.9))
+    >>> params = {"weights": weights, "masks": graph.full_masks()}
+    >>> state = optimizer.init(params)
+    >>> @jax.jit
+    ... def step(params, state):
+    ...     def loss(params):
+    ...         logits = network.train({"params": params}, x)
+    ...         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    ...     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+    ...     return optax.apply_updates(params, updates), state
+    >>> while not met(graph, budget, params["masks"]):
+    ...     params, state = step(params, state)
+
+    >>> pruned = graph.slice({"params": params["weights"]}, params["masks"])
+    >>> sum(w.size for w in pruned.variables["params"].values()) <= graph.cost().params / 2
+    True
+    >>> momentum = pruned.cut(state.inner)  # trains on: pruned.wrap(fn)(pruned.variables, x)
 """
 
 from __future__ import annotations

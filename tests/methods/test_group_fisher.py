@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune.methods import GroupFisher
+from jaxprune.methods import GroupFisher, group_fisher
 from jaxprune.methods.group_fisher import met
 from jaxprune.problem import cross_entropy
 from jaxprune.train.network import Network
@@ -148,6 +150,11 @@ def test_limits_and_rounding_hold(case):
         key=jax.random.key(0),
     )  # fmt: skip
     assert pruned.widths == fixed
+
+
+def test_the_loop_in_the_docstring_runs():
+    failed, run = doctest.testmod(group_fisher)
+    assert run > 0 and not failed
 
 
 def test_what_cannot_be_is_refused():
