@@ -107,7 +107,8 @@ def holds(name):
     coupled = graph.groups[case.coupled]
     assert len(coupled.members) == case.members
 
-    budget = jp.Budget("params/1.5")
+    # So that units of the coupled group fall, whatever their score.
+    budget = jp.Budget("params/1.5", limits={case.coupled: (0.0, 0.75)})
     wrapped = FISHER.network(graph)(network)
     optimizer = FISHER.optimizer(graph, budget)(optax.sgd(1e-3, momentum=0.9))
     rest = {name: tree for name, tree in variables.items() if name != "params"}
@@ -137,6 +138,7 @@ def holds(name):
 
     masks = params[MASKS]
     dense = {"params": params[WEIGHTS], **rest}
+    assert int(jnp.sum(masks[case.coupled])) <= 0.75 * coupled.size
     pruned = graph.slice(dense, masks)
     masked = value_and_grad(lambda v, x: graph.masked(forward)(v, masks, x))
     sliced = value_and_grad(pruned.wrap(forward))
