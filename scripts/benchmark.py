@@ -35,6 +35,7 @@ TABLES = (
     "vgg_search",
     "gram",
     "population",
+    "group_fisher",
     "convolutions",
     "sliced",
     "predictors",
