@@ -13,7 +13,11 @@ On a CPU, with weights that were trained in PyTorch in place of the training:
         --finetune.epochs 8 --finetune.optimizer.learning-rate 0.05
 
 Time: meant for an accelerator, on which it has not run; at most 120 epochs of pruning, 200 of
-fine-tuning and as many as both of the control.
+fine-tuning and as many as both of the control. On 2 cores of an Intel Xeon, shared with other work,
+a step of pruning takes 1.5 s, and the third command would take hours.
+Result: none yet, since neither command has run to its end. What ran is the third one to
+`--budget.targets params/1.02` and 11 steps of fine-tuning: 44 channels fell in 44 steps, all of the
+last stage, and the network as cut had 88.95 % of 2,000 test images, the unpruned one 89.25 %.
 """
 
 import dataclasses
