@@ -134,13 +134,17 @@ def run(arguments: Sequence[str]) -> None:
 
 def _stage(name: str, arguments: Sequence[str]) -> None:
     """`jaxprune train RUN` and the like: one stage, then where the run is."""
-    config = parse(arguments, name)
+    heldout = name == "evaluate" and "--heldout" in arguments
+    config = parse([a for a in arguments if not (heldout and a == "--heldout")], name)
     from jaxprune import pipeline
-    from jaxprune.report import overview, table
+    from jaxprune.report import overview, paired, table
     from jaxprune.report.encode import plain
 
     with _stoppable():
         opened = pipeline.open_run(config)
+        if heldout:
+            answers = pipeline.evaluate_heldout(opened)
+            return paired.show(paired.Pairs({str(opened.folder): answers}, {}))
         result = getattr(pipeline, name)(opened)
         if name == "finetune":
             pipeline.control(opened)
@@ -171,17 +175,30 @@ def compare(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
     parser.add_argument("--json", metavar="FILE", help="write the comparison as JSON too")
     parser.add_argument("--plot", metavar="FILE", help="draw accuracy against cost as a PNG")
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="the differences between networks over the same test images, with intervals; of one "
+        "run or more",
+    )
+    parser.add_argument(
+        "--heldout", action="store_true", help="with --paired: over the held-out images instead"
+    )
     given = parser.parse_args(arguments)
+    if given.heldout and not given.paired:
+        raise ValueError("--heldout says over which images --paired compares; give --paired, too")
     _without_accelerator()
     from jaxprune.report import compare as comparison
     from jaxprune.report import summary
 
     runs = comparison.read(given.runs)
+    part = "heldout" if given.heldout else "test"
+    pairs = comparison.pairs(runs, part) if given.paired else None
     if given.json:
-        summary.write(given.json, comparison.record(runs))
+        summary.write(given.json, comparison.record(runs, pairs))
     if given.plot:
         comparison.plot(given.plot, runs)
-    comparison.show(runs)
+    comparison.show(runs, pairs)
 
 
 def inspect(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import jaxprune
@@ -14,6 +15,7 @@ from jaxprune.config import RunConfig, save
 from jaxprune.methods import L1, METHODS
 from jaxprune.methods.rounds import Schedule
 from jaxprune.pipeline import Stopped, config_of
+from jaxprune.report.answers import Answers
 
 CONFIG = """
 from jaxprune.config import RunConfig
@@ -204,6 +206,12 @@ def stages(monkeypatch):
             return {"pruned_accuracy": 0.75}
 
         setattr(fake, name, stage)
+
+    def heldout(run):
+        called.append(("evaluate_heldout", run))
+        return Answers("heldout", "digits", "", {"pruned": np.ones(2, bool)})
+
+    fake.evaluate_heldout = heldout
     monkeypatch.setattr(jaxprune, "pipeline", fake)
     return called
 
@@ -217,6 +225,12 @@ def test_a_stage_runs_by_itself_where_the_folder_is_now(command, folder, stages,
     assert (run.config.name, run.config.seed, str(run.folder)) == ("mine", 7, folder)
     out = capsys.readouterr().out
     assert ("75.00%" if command == "evaluate" else f"next: jaxprune train {folder}") in out
+
+
+def test_evaluate_reads_the_held_out_images_where_it_is_told_to(folder, stages, capsys):
+    cli.main(["evaluate", folder, "--heldout"])
+    assert [name for name, _ in stages] == ["evaluate_heldout"]
+    assert "paired over 2 held-out images" in capsys.readouterr().out
 
 
 def test_a_field_of_a_run_may_be_overridden_into_another_folder(folder, stages, tmp_path, capsys):

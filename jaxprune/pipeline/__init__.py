@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.config import RunConfig
-from jaxprune.pipeline.evaluation import evaluate, pruned_groups
+from jaxprune.pipeline.evaluation import evaluate, evaluate_heldout, pruned_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
 from jaxprune.pipeline.lock import lock
 from jaxprune.pipeline.stages import (
@@ -56,6 +56,6 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 
 __all__ = [
-    "Experiment", "Stopped", "config_of", "control", "evaluate", "finetune", "open_run", "prune",
-    "pruned_groups", "run", "sensitivity", "share_training", "status", "train",
+    "Experiment", "Stopped", "config_of", "control", "evaluate", "evaluate_heldout", "finetune",
+    "open_run", "prune", "pruned_groups", "run", "sensitivity", "share_training", "status", "train",
 ]  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +31,10 @@ from jaxprune.pipeline.stages import (
 from jaxprune.pipeline.training import Variables
 from jaxprune.report import plots
 from jaxprune.report import summary as json_files
-from jaxprune.report.progress import track
+from jaxprune.report.answers import Answers, Part
+from jaxprune.report.answers import write as write_answers
+from jaxprune.report.progress import Advance, track
+from jaxprune.report.table import FIGURES
 from jaxprune.train import evaluate as predictions
 from jaxprune.train.network import Network
 
@@ -45,31 +49,20 @@ def evaluate(run: Experiment) -> dict[str, Any]:
       FileNotFoundError: a stage before this one is not finished.
     """
     config = run.config
-    baseline, pruned, control = trained(run), load_pruned(run), controlled(run)
-    small = student(run, pruned)
-    networks: dict[str, tuple[Network, Any]] = {
-        "baseline_accuracy": (run.network, baseline),
-        "pruned_accuracy_before_finetune": (small, as_cut(run).variables),
-        "pruned_accuracy_before_finetune_recalibrated": (small, recalibrated(run).variables),
-        "pruned_accuracy": (small, pruned.variables),
-    }
-    if control is not None:
-        networks["control_accuracy"] = (run.network, control)
+    networks = _networks(run)
     with run.stage("evaluate"), track("evaluate", len(networks) + 1, "networks") as advance:
-        test = run.data.test.first(config.evaluation.images)
-        accuracies = {}
-        for name, (network, variables) in networks.items():
-            accuracies[name] = float(correct(run, network, variables, test).mean())
-            advance(note=f"{name} {accuracies[name]:.2%}")
-        before, after = _latencies(run, baseline, small, pruned)
+        found = _answers(run, networks, "test", advance)
+        pruned = load_pruned(run)
+        before, after = _latencies(run, networks["unpruned"][1], networks["pruned"][0], pruned)
         advance()
+    accuracies = {FIGURES[name]: float(right.mean()) for name, right in found.right.items()}
     whole, left = run.graph.cost(), run.graph.cost(pruned.widths)
     summary: dict[str, Any] = {
         "name": config.name,
         "method": name_of(config.method),
         "seed": config.seed,
         "out": str(run.folder),
-        "test_images": len(test),
+        "test_images": found.count,
         **accuracies,
         "params_before": whole.params,
         "params_after": left.params,
@@ -98,6 +91,49 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     return summary
 
 
+@alone
+def evaluate_heldout(run: Experiment) -> Answers:
+    """Reads the held-out images in place of the test part, for what settings are chosen by.
+
+    Raises:
+      FileNotFoundError: a stage before this one is not finished.
+    """
+    networks = _networks(run)
+    with track("evaluate", len(networks), "networks") as advance:
+        return _answers(run, networks, "heldout", advance)
+
+
+def _networks(run: Experiment) -> dict[str, tuple[Network, Variables]]:
+    """Every network of a run that is evaluated, by its name."""
+    pruned, control = load_pruned(run), controlled(run)
+    small = student(run, pruned)
+    found = {
+        "unpruned": (run.network, trained(run)),
+        "as_cut": (small, as_cut(run).variables),
+        "recalibrated": (small, recalibrated(run).variables),
+        "pruned": (small, pruned.variables),
+    }
+    if control is not None:
+        found["finetuned"] = (run.network, control)
+    return found
+
+
+def _answers(
+    run: Experiment, networks: Mapping[str, tuple[Network, Variables]], part: Part, advance: Advance
+) -> Answers:
+    """Which images of a part each network classifies right; kept in the run folder."""
+    split = run.data.heldout
+    if part == "test":
+        split = run.data.test.first(run.config.evaluation.images)
+    right = {}
+    for name, (network, variables) in networks.items():
+        right[name] = correct(run, network, variables, split)
+        advance(note=f"{name} {right[name].mean():.2%}")
+    answers = Answers(part, run.data.name, _fingerprint(split), right)
+    write_answers(run.folder, answers)
+    return answers
+
+
 def correct(
     run: Experiment, network: Network, variables: Variables, split: Split | Streamed
 ) -> np.ndarray:
@@ -111,6 +147,15 @@ def correct(
         std=run.data.std,
         mesh=run.mesh,
     )
+
+
+def _fingerprint(split: Split | Streamed) -> str:
+    """SHA-256 of which images these are: of their pixels, or of their places on disk."""
+    of = (split.images, split.labels) if isinstance(split, Split) else (split.positions,)
+    hashed = hashlib.sha256(str(split.image_shape).encode())
+    for array in of:
+        hashed.update(np.ascontiguousarray(array))
+    return hashed.hexdigest()
 
 
 def _slack(run: Experiment, pruned: Pruned) -> dict[str, float]:

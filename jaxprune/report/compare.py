@@ -13,12 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jaxprune.report import plots
+from jaxprune.report import paired, plots
 from jaxprune.report import summary as json_files
+from jaxprune.report.answers import Part
+from jaxprune.report.answers import read as read_answers
 from jaxprune.report.progress import duration
 from jaxprune.report.table import ACCURACIES, columns
 
-_SKIPPED = ("name", "out")
+_SKIPPED = ("name", "out", "method.name")
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Run:
     """What the folder of a run says of it.
 
     Attributes:
+      folder: where it is.
       label: the shortest end of its path that tells it from the other runs.
+      method: the name of what chose its channels.
       config: its fields by dotted name.
       summary: its figures; None where it is not finished.
     """
 
+    folder: Path
     label: str
+    method: str
     config: Mapping[str, Any]
     summary: Mapping[str, Any] | None
 
@@ -52,47 +58,84 @@ def read(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
             raise FileNotFoundError(f"{path} is not the folder of a run: it has no config.json")
         summary = path / "summary.json"
         config = _flat(json_files.read(path / "config.json"))
-        runs.append(Run(label, config, json_files.read(summary) if summary.exists() else None))
+        method = str(config.get("method.name", config.get("method")))
+        figures = json_files.read(summary) if summary.exists() else None
+        runs.append(Run(path, label, method, config, figures))
     return runs
+
+
+def pairs(runs: Sequence[Run], part: Part = "test") -> paired.Pairs:
+    """The networks of the runs beside each other, image by image.
+
+    Raises:
+      FileNotFoundError: a run that does not say which images it has right, with what does.
+      ValueError: runs that were measured on other images; a damaged file.
+    """
+    answers = {run.label: read_answers(run.folder, part) for run in runs}
+    paired.require_same_images(answers)
+    alike: dict[str, list[str]] = {}
+    for run in runs:
+        fields = {n: v for n, v in run.config.items() if n not in ("name", "out", "seed")}
+        alike.setdefault(repr(sorted(fields.items())), []).append(run.label)
+    seeds = {
+        tuple(labels): paired.over_seeds([answers[label] for label in labels])
+        for labels in alike.values()
+        if len(labels) > 1
+    }
+    return paired.Pairs(answers, seeds)
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The config fields in which the runs differ, each with its value in every run.
 
-    A field that a run's config does not have, as one of an older version, is None there.
+    A field that a run's config does not have is None there. Of the fields of a method alone, which
+    the runs of other methods do not have, those are told in which its own runs differ.
     """
     names = dict.fromkeys(name for run in runs for name in run.config)
-    values = {name: [run.config.get(name) for run in runs] for name in names}
-    return {
-        name: found
-        for name, found in values.items()
-        if name not in _SKIPPED and any(value != found[0] for value in found)
-    }
+    told = {}
+    for name in names:
+        own = [run for run in runs if name in run.config or not name.startswith("method.")]
+        values = [run.config.get(name) for run in own]
+        if name not in _SKIPPED and any(value != values[0] for value in values):
+            told[name] = [run.config.get(name) for run in runs]
+    return told
 
 
-def record(runs: Sequence[Run]) -> dict[str, Any]:
-    """The comparison as JSON says it: `differences` by field, and `runs` with their summaries."""
+def record(runs: Sequence[Run], pairs: paired.Pairs | None = None) -> dict[str, Any]:
+    """The comparison as JSON says it: `differences` by field, `runs` with their summaries."""
     return {
+        **({} if pairs is None else {"paired": paired.record(pairs)}),
         "differences": {n: list(v) for n, v in differences(runs).items()},
         "runs": [
-            {"label": run.label, "finished": run.summary is not None, "summary": run.summary}
+            {
+                "label": run.label,
+                "method": run.method,
+                "finished": run.summary is not None,
+                "summary": run.summary,
+            }
             for run in runs
         ],
     }
 
 
-def show(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Prints `render(runs)` to the standard output, or to `console`."""
-    (console or Console(highlight=False)).print(render(runs))
+def show(
+    runs: Sequence[Run], pairs: paired.Pairs | None = None, console: Console | None = None
+) -> None:
+    """Prints the comparison to the standard output, or to `console`."""
+    console = console or Console(highlight=False)
+    console.print(render(runs))
+    if pairs is not None:
+        paired.show(pairs, console)
 
 
 def render(runs: Sequence[Run]) -> RenderableType:
     """A column for each run: the fields that differ, accuracies, costs, seconds."""
     differing = differences(runs)
     fields = _table("config", runs)
+    fields.add_row("method", *(run.method for run in runs))
     for name, values in differing.items():
         fields.add_row(name, *(_told(value) for value in values))
-    if not differing:
+    if not differing and len({run.method for run in runs}) == 1:
         fields.add_row("no field differs")
     figures = _table("result", runs)
     figures.add_row("", *("" if run.summary else Text("unfinished", "yellow") for run in runs))
@@ -109,23 +152,29 @@ def render(runs: Sequence[Run]) -> RenderableType:
 def plot(path: str | os.PathLike[str], runs: Sequence[Run]) -> None:
     """Accuracy against cost of the finished runs, each against its own unpruned network.
 
+    Runs of one method have one colour. The unpruned networks are points, too; those that runs share
+    are one.
+
     Raises:
       ValueError: none of the runs is finished.
     """
-    points, claims = [], []
-    for run in runs:
-        if run.summary is None:
-            continue
-        costs = {
-            q: run.summary[f"{q}_after"] / run.summary[f"{q}_before"] for q in ("params", "macs")
-        }
-        accuracy = run.summary["pruned_accuracy"]
-        points.append({"label": run.label, "accuracy": accuracy, "kind": "result", **costs})
-        claims.append(plots.claims(run.config.get("data.name"), run.config.get("model.name")))
-    if not points:
+    finished = [(run, run.summary) for run in runs if run.summary is not None]
+    if not finished:
         raise ValueError("none of these runs is finished: there is nothing to plot")
+    whole = {"params": 1.0, "macs": 1.0}
+    unpruned: dict[float, list[str]] = {}
+    points, claims = [], []
+    for run, summary in finished:
+        unpruned.setdefault(summary["baseline_accuracy"], []).append(run.label)
+        costs = {q: summary[f"{q}_after"] / summary[f"{q}_before"] for q in whole}
+        point = {"label": run.label, "accuracy": summary["pruned_accuracy"], "method": run.method}
+        points.append({**point, "kind": "result", **costs})
+        claims.append(plots.claims(run.config.get("data.name"), run.config.get("model.name")))
+    for accuracy, labels in unpruned.items():
+        label = "unpruned" if len(unpruned) == 1 else f"unpruned ({', '.join(labels)})"
+        points.append({"label": label, "accuracy": accuracy, "kind": "reference", **whole})
     shared = claims[0] if all(claim == claims[0] for claim in claims) else {}
-    plots.tradeoff(path, points, {"params": 1.0, "macs": 1.0}, shared)
+    plots.tradeoff(path, points, whole, shared)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -6,12 +6,14 @@ in the order in which they come, from the input of the network to its output.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from jaxprune.report import style
@@ -170,7 +172,8 @@ def tradeoff(
     Args:
       path: the PNG.
       points: networks, each with `label`, `accuracy` in [0, 1], `params`, `macs`; `kind` may say
-        `"reference"` (grey: not pruned) or `"result"` (large: what the run is for).
+        `"reference"` (grey: not pruned) or `"result"` (large: what the run is for), and `method`
+        what chose the channels: each method has a colour and a marker, told by a legend.
       reference: `params` and `macs` of the unpruned network: both axes start there.
       claims: reductions that a paper reports, drawn as a line in their panel; see `claims`.
     """
@@ -183,6 +186,8 @@ def tradeoff(
     low, high = errors.min() / 1.5, min(1.0, errors.max() * 1.35)
     whole = [p["accuracy"] for p in points if p.get("kind") == "reference"]
     subtitle = "test accuracy against the size of the network, unpruned = 1×"
+    methods = dict.fromkeys(p["method"] for p in points if "method" in p)
+    looks = dict(zip(methods, itertools.cycle(style.SERIES), strict=False))
     with style.figure(path, (10.4, 4.7), "Accuracy and cost", subtitle) as drawing:
         panels = drawing.subplots(1, 2, sharey=True)
         for axes, (quantity, words) in zip(panels, quantities.items(), strict=True):
@@ -196,7 +201,7 @@ def tradeoff(
                 )
             if quantity in claims:
                 _claim(axes, claims[quantity])
-            _points(axes, points, ratios, errors)
+            _points(axes, points, ratios, errors, looks)
             axes.set_xlabel(f"times {words}")
             ticks = [t for t in (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64) if t <= right * 1.6]
             axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + len(ticks) // 8]))
@@ -208,6 +213,17 @@ def tradeoff(
         panels[0].yaxis.set_minor_locator(NullLocator())
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda e, _: style.percent(1 - e)))
         panels[0].set_ylabel("test accuracy (log scale of the error)")
+        if looks:
+            drawing.legend(
+                handles=[
+                    Line2D([], [], color=colour, marker=marker, linestyle="none", label=method)
+                    for method, (colour, marker) in looks.items()
+                ],
+                loc="outside lower center",
+                ncols=min(6, len(looks)),
+                frameon=False,
+                fontsize=9,
+            )
 
 
 def _claim(axes: Axes, factor: float) -> None:
@@ -226,7 +242,11 @@ def _claim(axes: Axes, factor: float) -> None:
 
 
 def _points(
-    axes: Axes, points: Sequence[Mapping[str, Any]], ratios: np.ndarray, errors: np.ndarray
+    axes: Axes,
+    points: Sequence[Mapping[str, Any]],
+    ratios: np.ndarray,
+    errors: np.ndarray,
+    looks: Mapping[str, tuple[str, str]],
 ) -> None:
     """The networks of one panel, each labelled to its right; labels of one column keep apart."""
     colours = {"reference": style.SOFT, "result": style.WARM}
@@ -240,9 +260,10 @@ def _points(
         placed[members] = style.spread(heights[members], 0.05 * (bottom - top))
     for point, ratio, error, height in zip(points, ratios, errors, placed, strict=True):
         kind = point.get("kind", "")
-        colour = colours.get(kind, style.ACCENT)
+        plain = (colours.get(kind, style.ACCENT), "o")
+        colour, marker = looks.get(point.get("method", ""), plain)
         size = 9 if kind == "result" else 6.5
-        axes.plot(ratio, error, "o", color=colour, markersize=size, zorder=5)
+        axes.plot(ratio, error, marker, color=colour, markersize=size, zorder=5)
         axes.annotate(
             f"{point['label']}  {point['accuracy']:.2%}",
             (ratio, np.exp(height)),

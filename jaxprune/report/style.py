@@ -28,6 +28,11 @@ ACCENT = "#0b7a75"
 WARM = "#d1603d"
 GOLD = "#c9971c"
 
+_COLOURS = ("#d1603d", "#0b7a75", "#3b6fb6", "#8e4a9e", "#6b7f1e", "#b0306a", "#4d4d4d")
+_MARKERS = "osD^vPXp<>h"
+SERIES = [(_COLOURS[i % 7], _MARKERS[i % 11]) for i in range(7 * 11)]
+"""Colours with markers, no pair twice: series are told apart in grey, too."""
+
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9.5,
     "text.color": INK,

@@ -13,14 +13,24 @@ from rich.text import Text
 
 from jaxprune.report.progress import duration
 
-ACCURACIES = {
-    "baseline_accuracy": "unpruned",
-    "control_accuracy": "unpruned, trained on like the pruned one",
-    "pruned_accuracy_before_finetune": "pruned, as cut",
-    "pruned_accuracy_before_finetune_recalibrated": "pruned, BatchNorm statistics anew",
-    "pruned_accuracy": "pruned, fine-tuned",
+NETWORKS = {
+    "unpruned": "unpruned",
+    "finetuned": "unpruned, trained on like the pruned one",
+    "as_cut": "pruned, as cut",
+    "recalibrated": "pruned, BatchNorm statistics anew",
+    "pruned": "pruned, fine-tuned",
 }
-"""The accuracies of a summary and what they are called, in the order in which a run gets them."""
+"""The networks of a run and what they are called, in the order in which a run gets them."""
+FIGURES = {
+    "unpruned": "baseline_accuracy",
+    "finetuned": "control_accuracy",
+    "as_cut": "pruned_accuracy_before_finetune",
+    "recalibrated": "pruned_accuracy_before_finetune_recalibrated",
+    "pruned": "pruned_accuracy",
+}
+"""What a summary calls their accuracies."""
+ACCURACIES = {figure: NETWORKS[name] for name, figure in FIGURES.items()}
+"""The accuracies of a summary and what their networks are called."""
 _COSTS = {"params": "parameters", "macs": "MACs per image", "latency": "latency per batch"}
 _WIDTH = 78
 

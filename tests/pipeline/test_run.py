@@ -28,7 +28,8 @@ from jaxprune.config import (
 )
 from jaxprune.data import Dataset
 from jaxprune.methods import L1, Genetic
-from jaxprune.report import metrics
+from jaxprune.report import answers, metrics
+from jaxprune.report.table import FIGURES
 from jaxprune.search import SearchConfig
 from jaxprune.train.optimizer import OptimizerConfig
 from jaxprune.train.state import TrainConfig
@@ -154,6 +155,18 @@ def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
     assert heldout != table
     assert compare("controls.json") == table
     assert metrics.read(folder / "metrics.jsonl") == lines
+
+
+def test_evaluation_keeps_which_images_each_network_has_right(finished):
+    folder, summary = finished
+    found = answers.read(folder)
+    assert found.count == summary["test_images"] and found.data == "digits"
+    assert {FIGURES[n]: r.mean() for n, r in found.right.items()} == {
+        n: summary[n] for n in FIGURES.values()
+    }
+    heldout = pipeline.evaluate_heldout(pipeline.open_run(folder))
+    assert (heldout.part, heldout.count, heldout.images == found.images) == ("heldout", 200, False)
+    assert answers.read(folder, "heldout").right.keys() == found.right.keys()
 
 
 def test_a_stopped_sensitivity_goes_on_with_the_next_group(finished, tmp_path, monkeypatch, caplog):
