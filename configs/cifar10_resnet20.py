@@ -7,42 +7,15 @@ take days.
 Result: He et al. 2015 report 91.25 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("cifar10_resnet56.py"))
+config = replace(
+    base,
     name="cifar10_resnet20",
-    data=DataConfig(name="cifar10", heldout=5000),
-    model=ModelConfig(name="resnet20"),
-    train=TrainConfig(
-        epochs=182,
-        batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=1e-4, schedule="step"),
-        crop_padding=4,
-        flip=True,
-    ),
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/2"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    method=Genetic(schedule=Schedule("layerwise")),
-    finetune=FinetuneConfig(
-        epochs=100,
-        batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
-        crop_padding=4,
-        flip=True,
-    ),
-    distill=DistillConfig(attention=1e3),
+    model=jp.ModelConfig(name="resnet20"),
+    validation=jp.ValidationConfig(images=1024),
 )

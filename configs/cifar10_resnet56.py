@@ -16,42 +16,29 @@ the MACs; the unpruned one with the same extra training has 82.56 %. After the w
 al. 2015 report 93.03 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+import jaxprune as jp
 
-config = RunConfig(
+config = jp.RunConfig(
     name="cifar10_resnet56",
-    data=DataConfig(name="cifar10", heldout=5000),
-    model=ModelConfig(name="resnet56"),
-    train=TrainConfig(
+    data=jp.DataConfig(name="cifar10", heldout=5000),
+    model=jp.ModelConfig(name="resnet56"),
+    train=jp.TrainConfig(
         epochs=182,
         batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=1e-4, schedule="step"),
+        optimizer=jp.OptimizerConfig(learning_rate=0.1, weight_decay=1e-4, schedule="step"),
         crop_padding=4,
         flip=True,
     ),
-    validation=ValidationConfig(images=768),
-    budget=Budget("macs/2"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    method=Genetic(schedule=Schedule("layerwise")),
-    finetune=FinetuneConfig(
+    validation=jp.ValidationConfig(images=768),
+    budget=jp.Budget("macs/2"),
+    calibration=jp.CalibrationConfig(images=1000, batch_size=50),
+    method=jp.Genetic(schedule=jp.Schedule("layerwise")),
+    finetune=jp.FinetuneConfig(
         epochs=100,
         batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
+        optimizer=jp.OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
         crop_padding=4,
         flip=True,
     ),
-    distill=DistillConfig(attention=1e3),
+    distill=jp.DistillConfig(attention=1e3),
 )

@@ -11,38 +11,26 @@ Result: one seed; held out 68.2 % layerwise, 68.1 % gradual (cubic), 67.6 % join
 (linear), at 8x fewer parameters and 3x fewer MACs; 74.7 % unpruned.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.problem import Retraining
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+import jaxprune as jp
 
 _WIDTHS = {f"conv{stage}_{i}": 8 * 2**stage for stage in (1, 2, 3) for i in (1, 2)}
 
-config = RunConfig(
+config = jp.RunConfig(
     name="cifar10_schedules",
-    data=DataConfig(name="cifar10", heldout=30_000),
-    model=ModelConfig(name="vgg_small", widths=_WIDTHS),
-    train=TrainConfig(epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)),
-    validation=ValidationConfig(images=1000, batch_size=250),
-    budget=Budget("params/8,macs/3"),
-    calibration=CalibrationConfig(images=512, batch_size=64),
-    method=Genetic(
-        schedule=Schedule("layerwise", rounds=6, training=Retraining(learning_rate=0.02))
+    data=jp.DataConfig(name="cifar10", heldout=30_000),
+    model=jp.ModelConfig(name="vgg_small", widths=_WIDTHS),
+    train=jp.TrainConfig(
+        epochs=12, batch_size=64, optimizer=jp.OptimizerConfig(learning_rate=0.05)
     ),
-    finetune=FinetuneConfig(
-        epochs=12, batch_size=64, optimizer=OptimizerConfig(learning_rate=0.05)
+    validation=jp.ValidationConfig(images=1000, batch_size=250),
+    budget=jp.Budget("params/8,macs/3"),
+    calibration=jp.CalibrationConfig(images=512, batch_size=64),
+    method=jp.Genetic(
+        schedule=jp.Schedule("layerwise", rounds=6, training=jp.Retraining(learning_rate=0.02))
     ),
-    distill=DistillConfig(attention=100, kl=1),
-    control=False,
+    finetune=jp.FinetuneConfig(
+        epochs=12, batch_size=64, optimizer=jp.OptimizerConfig(learning_rate=0.05)
+    ),
+    distill=jp.DistillConfig(attention=100, kl=1),
+    controls=(),
 )

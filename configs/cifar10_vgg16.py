@@ -19,42 +19,29 @@ small one from random weights after 22 epochs 87.86 %, distilled 87.95 %. The le
 the best of 0.01, 0.05 and 0.1 on the held-out images.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+import jaxprune as jp
 
-config = RunConfig(
+config = jp.RunConfig(
     name="cifar10_vgg16",
-    data=DataConfig(name="cifar10", heldout=5000),
-    model=ModelConfig(name="vgg16"),
-    train=TrainConfig(
+    data=jp.DataConfig(name="cifar10", heldout=5000),
+    model=jp.ModelConfig(name="vgg16"),
+    train=jp.TrainConfig(
         epochs=200,
         batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.1, schedule="cosine"),
+        optimizer=jp.OptimizerConfig(learning_rate=0.1, schedule="cosine"),
         crop_padding=4,
         flip=True,
     ),
-    validation=ValidationConfig(images=768),
-    budget=Budget("params/8,macs/3"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    method=Genetic(schedule=Schedule("layerwise")),
-    finetune=FinetuneConfig(
+    validation=jp.ValidationConfig(images=768),
+    budget=jp.Budget("params/8,macs/3"),
+    calibration=jp.CalibrationConfig(images=1000, batch_size=50),
+    method=jp.Genetic(schedule=jp.Schedule("layerwise")),
+    finetune=jp.FinetuneConfig(
         epochs=100,
         batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.01, schedule="cosine"),
+        optimizer=jp.OptimizerConfig(learning_rate=0.01, schedule="cosine"),
         crop_padding=4,
         flip=True,
     ),
-    distill=DistillConfig(attention=10.0),  # the last maps are 2x2: 1e3 drowns the labels
+    distill=jp.DistillConfig(attention=10.0),  # the last maps are 2x2: 1e3 drowns the labels
 )

@@ -7,48 +7,30 @@ take months.
 Result: Zagoruyko and Komodakis 2016 report 96.0 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("cifar10_resnet56.py"))
+config = replace(
+    base,
     name="cifar10_wrn28_10",
-    data=DataConfig(name="cifar10", heldout=5000),
-    model=ModelConfig(name="wrn28_10"),
-    train=TrainConfig(
+    model=jp.ModelConfig(name="wrn28_10"),
+    train=replace(
+        base.train,
         epochs=200,
-        batch_size=128,
-        optimizer=OptimizerConfig(
+        optimizer=jp.OptimizerConfig(
             learning_rate=0.1,
             weight_decay=5e-4,
             schedule="step",
             milestones=(0.3, 0.6, 0.8),
             gamma=0.2,
         ),
-        crop_padding=4,
-        flip=True,
     ),
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/3"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    method=Genetic(schedule=Schedule("layerwise")),
-    finetune=FinetuneConfig(
-        epochs=100,
-        batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.01, schedule="cosine"),
-        crop_padding=4,
-        flip=True,
+    validation=jp.ValidationConfig(images=1024),
+    budget=jp.Budget("macs/3"),
+    finetune=replace(
+        base.finetune, optimizer=jp.OptimizerConfig(learning_rate=0.01, schedule="cosine")
     ),
-    distill=DistillConfig(attention=1e3),
 )

@@ -7,37 +7,27 @@ Result: 8.0x fewer parameters and 3.6x fewer MACs at 98.8 % test accuracy (mean 
 unpruned network has 98.8 %, before and after the same extra training.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RecalibrationConfig,
-    RunConfig,
-)
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+import jaxprune as jp
 
-config = RunConfig(
+config = jp.RunConfig(
     name="digits_vgg",
-    data=DataConfig(name="digits", heldout=200),
-    model=ModelConfig(name="vgg_small"),
-    train=TrainConfig(
+    data=jp.DataConfig(name="digits", heldout=200),
+    model=jp.ModelConfig(name="vgg_small"),
+    train=jp.TrainConfig(
         epochs=30,
         batch_size=64,
-        optimizer=OptimizerConfig(learning_rate=0.05),
+        optimizer=jp.OptimizerConfig(learning_rate=0.05),
         crop_padding=1,
         flip=False,
     ),
-    budget=Budget("params/8,macs/3"),
-    recalibration=RecalibrationConfig(images=512, batch_size=128),
-    finetune=FinetuneConfig(
+    budget=jp.Budget("params/8,macs/3"),
+    recalibration=jp.RecalibrationConfig(images=512, batch_size=128),
+    finetune=jp.FinetuneConfig(
         epochs=40,
         batch_size=64,
-        optimizer=OptimizerConfig(learning_rate=0.05),
+        optimizer=jp.OptimizerConfig(learning_rate=0.05),
         crop_padding=1,
         flip=False,
     ),
-    distill=DistillConfig(attention=100, kl=1),
+    distill=jp.DistillConfig(attention=100, kl=1),
 )

@@ -7,42 +7,26 @@ months.
 Result: Sandler et al. 2018 report 72.0 % for the unpruned network, by a longer recipe.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("imagenet_resnet50.py"))
+config = replace(
+    base,
     name="imagenet_mobilenetv2",
-    data=DataConfig(name="imagenet2012", image_size=224, heldout=10000),
-    model=ModelConfig(name="mobilenetv2"),
-    train=TrainConfig(
+    model=jp.ModelConfig(name="mobilenetv2"),
+    train=replace(
+        base.train,
         epochs=150,
-        batch_size=256,
-        optimizer=OptimizerConfig(learning_rate=0.05, weight_decay=4e-5, schedule="cosine"),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
+        optimizer=jp.OptimizerConfig(learning_rate=0.05, weight_decay=4e-5, schedule="cosine"),
     ),
     groups="all",
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/1.43", limits={"stage*/project_conv": (1, 1)}),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    finetune=FinetuneConfig(
+    budget=jp.Budget("macs/1.43", limits={"stage*/project_conv": (1, 1)}),
+    finetune=replace(
+        base.finetune,
         epochs=50,
-        batch_size=256,
-        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=4e-5, schedule="cosine"),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
+        optimizer=jp.OptimizerConfig(learning_rate=0.01, weight_decay=4e-5, schedule="cosine"),
     ),
-    distill=DistillConfig(attention=1e3),
 )

@@ -7,43 +7,32 @@ months.
 Result: torchvision reports 76.13 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+import jaxprune as jp
 
-config = RunConfig(
+config = jp.RunConfig(
     name="imagenet_resnet50",
-    data=DataConfig(name="imagenet2012", image_size=224, heldout=10000),
-    model=ModelConfig(name="resnet50"),
-    train=TrainConfig(
+    data=jp.DataConfig(name="imagenet2012", image_size=224, heldout=10000),
+    model=jp.ModelConfig(name="resnet50"),
+    train=jp.TrainConfig(
         epochs=90,
         batch_size=256,
-        optimizer=OptimizerConfig(
+        optimizer=jp.OptimizerConfig(
             learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
         ),
         crop_padding=0,
         flip=True,
         precision="bfloat16",
     ),
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/2"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    finetune=FinetuneConfig(
+    validation=jp.ValidationConfig(images=1024),
+    budget=jp.Budget("macs/2"),
+    calibration=jp.CalibrationConfig(images=1000, batch_size=50),
+    finetune=jp.FinetuneConfig(
         epochs=30,
         batch_size=256,
-        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
+        optimizer=jp.OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
         crop_padding=0,
         flip=True,
         precision="bfloat16",
     ),
-    distill=DistillConfig(attention=1e3),
+    distill=jp.DistillConfig(attention=1e3),
 )

@@ -7,44 +7,21 @@ months.
 Result: torchvision reports 77.62 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("imagenet_resnet50.py"))
+config = replace(
+    base,
     name="imagenet_resnext50",
-    data=DataConfig(name="imagenet2012", image_size=224, heldout=10000),
-    model=ModelConfig(name="resnext50"),
-    train=TrainConfig(
+    model=jp.ModelConfig(name="resnext50"),
+    train=replace(
+        base.train,
         epochs=100,
-        batch_size=256,
-        optimizer=OptimizerConfig(
-            learning_rate=0.1, weight_decay=1e-4, schedule="step", milestones=(0.3, 0.6, 0.9)
-        ),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
+        optimizer=replace(base.train.optimizer, milestones=(0.3, 0.6, 0.9)),
     ),
     groups="all",
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/2", limits={"stage*/conv3": (1, 1)}),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    finetune=FinetuneConfig(
-        epochs=30,
-        batch_size=256,
-        optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=1e-4, schedule="cosine"),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
-    ),
-    distill=DistillConfig(attention=1e3),
+    budget=jp.Budget("macs/2", limits={"stage*/conv3": (1, 1)}),
 )

@@ -7,43 +7,19 @@ months.
 Result: torchvision reports 73.36 % for the unpruned network.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("imagenet_resnet50.py"))
+config = replace(
+    base,
     name="imagenet_vgg16",
-    data=DataConfig(name="imagenet2012", image_size=224, heldout=10000),
-    model=ModelConfig(name="vgg16_imagenet"),
-    train=TrainConfig(
-        epochs=90,
-        batch_size=256,
-        optimizer=OptimizerConfig(
-            learning_rate=0.01, weight_decay=1e-4, schedule="step", milestones=(1 / 3, 2 / 3)
-        ),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
+    model=jp.ModelConfig(name="vgg16_imagenet"),
+    train=replace(base.train, optimizer=replace(base.train.optimizer, learning_rate=0.01)),
+    budget=jp.Budget("macs/4"),
+    finetune=replace(
+        base.finetune, optimizer=replace(base.finetune.optimizer, learning_rate=0.001)
     ),
-    validation=ValidationConfig(images=1024),
-    budget=Budget("macs/4"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    finetune=FinetuneConfig(
-        epochs=30,
-        batch_size=256,
-        optimizer=OptimizerConfig(learning_rate=0.001, weight_decay=1e-4, schedule="cosine"),
-        crop_padding=0,
-        flip=True,
-        precision="bfloat16",
-    ),
-    distill=DistillConfig(attention=1e3),
 )

@@ -8,42 +8,22 @@ Result: expected are about 96 % for the unpruned network, which trains without t
 the paper claims more for the pruned one. Digits are not mirrored.
 """
 
-from jaxprune.budget import Budget
-from jaxprune.config import (
-    CalibrationConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    RunConfig,
-    ValidationConfig,
-)
-from jaxprune.methods import Genetic
-from jaxprune.methods.rounds import Schedule
-from jaxprune.train.losses import DistillConfig
-from jaxprune.train.optimizer import OptimizerConfig
-from jaxprune.train.state import TrainConfig
+from dataclasses import replace
+from pathlib import Path
 
-config = RunConfig(
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("cifar10_vgg16.py"))
+config = replace(
+    base,
     name="svhn_vgg16",
-    data=DataConfig(name="svhn_cropped", heldout=5000),
-    model=ModelConfig(name="vgg16"),
-    train=TrainConfig(
+    data=jp.DataConfig(name="svhn_cropped", heldout=5000),
+    train=replace(
+        base.train,
         epochs=160,
-        batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.05, schedule="cosine"),
-        crop_padding=4,
+        optimizer=jp.OptimizerConfig(learning_rate=0.05, schedule="cosine"),
         flip=False,
     ),
-    validation=ValidationConfig(images=1024),
-    budget=Budget("params/8,macs/3"),
-    calibration=CalibrationConfig(images=1000, batch_size=50),
-    method=Genetic(schedule=Schedule("layerwise")),
-    finetune=FinetuneConfig(
-        epochs=100,
-        batch_size=128,
-        optimizer=OptimizerConfig(learning_rate=0.01, schedule="cosine"),
-        crop_padding=4,
-        flip=False,
-    ),
-    distill=DistillConfig(attention=10.0),  # the last maps are 2x2: 1e3 drowns the labels
+    validation=jp.ValidationConfig(images=1024),
+    finetune=replace(base.finetune, flip=False),
 )

@@ -34,7 +34,7 @@ a whole run:
 its stages, one by one; each goes on where it was, and says what it lacks:
   train CONFIG|RUN    train the unpruned network
   prune RUN           choose what stays, by the config's method
-  finetune RUN        cut, fine-tune the pruned network; then the control, where the config has one
+  finetune RUN        cut and fine-tune the network; then train the config's controls
   evaluate RUN        accuracies on the test images, costs, latency
 
 what there is:
@@ -134,6 +134,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _stage(name: str, arguments: Sequence[str]) -> None:
     """`jaxprune train RUN` and the like: one stage, then where the run is."""
+    source, arguments = _option(arguments, "--from") if name == "train" else (None, arguments)
     heldout = name == "evaluate" and "--heldout" in arguments
     config = parse([a for a in arguments if not (heldout and a == "--heldout")], name)
     from jaxprune import pipeline
@@ -142,6 +143,8 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
 
     with _stoppable():
         opened = pipeline.open_run(config)
+        if source is not None:
+            pipeline.share_training(opened, source)
         if heldout:
             answers = pipeline.evaluate_heldout(opened)
             return paired.show(paired.Pairs({str(opened.folder): answers}, {}))

@@ -26,6 +26,9 @@ from jaxprune.report.encode import plain
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.state import TrainConfig
 
+Control = Literal["finetuned", "plain", "scratch", "scratch_distilled", "l1", "l1_uniform"]
+"""What a pruned network can be held against; see `jaxprune.pipeline.controls`."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -71,6 +74,9 @@ class ModelConfig:
     They stand in place of the training, so that nothing of `train` is used."""
     start: str | None = None
     """Such a file that the training starts from, in place of random weights: it trains on."""
+    weights_epochs: float | None = None
+    """For how many epochs the network of either file was trained; a control from random weights
+    is trained for as many."""
 
     def __post_init__(self):
         if self.weights is not None and self.start is not None:
@@ -186,10 +192,14 @@ class RunConfig:
     """What chooses the channels. `--method NAME` picks another one of `jaxprune.methods`."""
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    """The training of the pruned network, and of the control."""
+    """The training of the pruned network, and of its controls."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    control: bool = True
-    """Also fine-tune the unpruned network, with the same distillation, for comparison."""
+    controls: tuple[Control, ...] = ("finetuned",)
+    """Networks that the pruned one is held against, each trained as long as it.
+    `finetuned`: the unpruned one, with the same distillation; `plain`: without a teacher.
+    `scratch`: the pruned widths from random weights, also for the epochs of `train`;
+    `scratch_distilled`: with a teacher.
+    `l1`: channels by their L1 norm at the pruned widths; `l1_uniform`: at uniform widths."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard; needs `pip install jaxprune[tensorboard]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -203,6 +213,33 @@ class RunConfig:
             raise ValueError(f"name must be the name of a folder, not {self.name!r}")
         _at_least("seed", self.seed, 0)
         name_of(self.method)
+        for control in self.controls:
+            _one_of("controls", control, typing.get_args(Control))
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError(f"controls has one twice: {', '.join(self.controls)}")
+        if {"scratch", "scratch_distilled"} & set(self.controls):
+            _ = self.pretraining
+        if "l1_uniform" in self.controls and not self.budget.factors:
+            raise ValueError(
+                "controls: l1_uniform keeps to the targets of the budget, which has none; leave it "
+                "out, or give budget.targets"
+            )
+
+    @property
+    def pretraining(self) -> float:
+        """The epochs after which the unpruned network is what it is.
+
+        Raises:
+          ValueError: it has weights of a file, and nothing says how long these were trained.
+        """
+        model = self.model
+        before = model.weights_epochs
+        if before is None and (model.weights or model.start) is not None:
+            raise ValueError(
+                "controls: one from random weights is trained as long as the weights of the file "
+                "were; say for how many epochs with --model.weights-epochs"
+            )
+        return (before or 0.0) + (0.0 if model.weights is not None else self.train.epochs)
 
     @property
     def folder(self) -> Path:
@@ -247,7 +284,10 @@ def encode(config: RunConfig) -> dict[str, Any]:
 
 def _of_json(fields: Any, where: str) -> RunConfig:
     """A config as `encode` gives it."""
-    if isinstance(fields, Mapping) and not isinstance(fields.get("method", {}), Mapping):
+    old = isinstance(fields, Mapping) and (
+        "control" in fields or not isinstance(fields.get("method", {}), Mapping)
+    )
+    if old:
         raise ValueError(
             f"{where} is of an older jaxprune, whose runs this one does not go on with: begin the "
             "run anew in another folder, or use the version that made it"

@@ -60,10 +60,12 @@ def test_run_hands_over_the_config_and_ends_with_the_table(path, pipeline, capsy
 
 
 def test_a_field_is_overridden_and_the_others_stay(path, pipeline):
-    cli.main(["run", path, "--method.search.population", "256", "--out", "runs/x", "--no-control"])
+    cli.main(["run", path, "--method.search.population", "256", "--out", "runs/x", "--controls"])
     assert pipeline.config.method.search.population == 256
-    assert (pipeline.config.out, pipeline.config.control) == ("runs/x", False)
+    assert (pipeline.config.out, pipeline.config.controls) == ("runs/x", ())
     assert (pipeline.config.name, pipeline.config.seed) == ("mine", 7)
+    cli.main(["run", path, "--controls", "plain", "l1"])
+    assert pipeline.config.controls == ("plain", "l1")
 
 
 def fields(kind, prefix=""):
@@ -212,6 +214,7 @@ def stages(monkeypatch):
         return Answers("heldout", "digits", "", {"pruned": np.ones(2, bool)})
 
     fake.evaluate_heldout = heldout
+    fake.share_training = lambda run, source: called.append((f"share_training {source}", run))
     monkeypatch.setattr(jaxprune, "pipeline", fake)
     return called
 
@@ -225,6 +228,11 @@ def test_a_stage_runs_by_itself_where_the_folder_is_now(command, folder, stages,
     assert (run.config.name, run.config.seed, str(run.folder)) == ("mine", 7, folder)
     out = capsys.readouterr().out
     assert ("75.00%" if command == "evaluate" else f"next: jaxprune train {folder}") in out
+
+
+def test_train_takes_the_training_of_another_run(folder, stages):
+    cli.main(["train", folder, "--from", "runs/other"])
+    assert [name for name, _ in stages] == ["share_training runs/other", "train"]
 
 
 def test_evaluate_reads_the_held_out_images_where_it_is_told_to(folder, stages, capsys):

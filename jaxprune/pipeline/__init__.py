@@ -7,7 +7,7 @@ again: it reads what is there, and goes on with what is not.
     pipeline.train(run)
     selection = pipeline.prune(run)
     pruned = pipeline.finetune(run)
-    pipeline.control(run)                  # where the config asks for it
+    pipeline.control(run)                  # what the pruned network is held against
     summary = pipeline.evaluate(run)
 """
 
@@ -16,11 +16,11 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.config import RunConfig
+from jaxprune.pipeline.controls import control
 from jaxprune.pipeline.evaluation import evaluate, evaluate_heldout, pruned_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
 from jaxprune.pipeline.lock import lock
 from jaxprune.pipeline.stages import (
-    control,
     finetune,
     prune,
     sensitivity,
@@ -36,7 +36,8 @@ def run(config: RunConfig) -> dict[str, Any]:
     """Runs, or goes on with, what a config describes; returns the summary.
 
     The folder holds `config.json`, `metrics.jsonl`, `checkpoints/`, `plots/`, `pruned/` (for
-    `jaxprune.load`) and `summary.json`. A finished run is not run again.
+    `jaxprune.load`) and `summary.json`. A finished run is not run again, but for controls that are
+    asked of it now.
 
     Raises:
       ValueError: a config that cannot run, or another process at work in the folder, before any
@@ -48,7 +49,9 @@ def run(config: RunConfig) -> dict[str, Any]:
     opened = open_run(config)
     done = opened.folder / "summary.json"
     if done.exists():
-        return json_files.read(done)
+        summary = json_files.read(done)
+        if summary["controls"].keys() >= set(config.controls):
+            return summary
     with lock(opened.folder):
         for stage in (train, prune, finetune, control):
             stage(opened)

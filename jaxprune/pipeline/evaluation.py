@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,13 +15,13 @@ import numpy as np
 
 from jaxprune import latency
 from jaxprune.data import Split, Streamed
-from jaxprune.graph import Pruned
 from jaxprune.methods import name_of
+from jaxprune.pipeline.controls import Trained, controlled
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.stages import (
+    TRAINING,
     as_cut,
-    controlled,
     figures_of,
     load_pruned,
     recalibrated,
@@ -34,7 +35,7 @@ from jaxprune.report import summary as json_files
 from jaxprune.report.answers import Answers, Part
 from jaxprune.report.answers import write as write_answers
 from jaxprune.report.progress import Advance, track
-from jaxprune.report.table import FIGURES
+from jaxprune.report.table import FIGURES, SHORT
 from jaxprune.train import evaluate as predictions
 from jaxprune.train.network import Network
 
@@ -52,18 +53,26 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     networks = _networks(run)
     with run.stage("evaluate"), track("evaluate", len(networks) + 1, "networks") as advance:
         found = _answers(run, networks, "test", advance)
-        pruned = load_pruned(run)
-        before, after = _latencies(run, networks["unpruned"][1], networks["pruned"][0], pruned)
+        before, after = _latencies(run, networks["unpruned"], networks["pruned"])
         advance()
-    accuracies = {FIGURES[name]: float(right.mean()) for name, right in found.right.items()}
-    whole, left = run.graph.cost(), run.graph.cost(pruned.widths)
+    accuracies = {name: float(right.mean()) for name, right in found.right.items()}
+    costs = {name: run.graph.cost(of.widths) for name, of in networks.items()}
+    whole, left, widths = costs["unpruned"], costs["pruned"], networks["pruned"].widths
     summary: dict[str, Any] = {
         "name": config.name,
         "method": name_of(config.method),
         "seed": config.seed,
         "out": str(run.folder),
         "test_images": found.count,
-        **accuracies,
+        **{figure: accuracies[name] for name, figure in FIGURES.items() if name in accuracies},
+        "controls": {
+            name: {
+                "accuracy": accuracies[name],
+                "params": costs[name].params,
+                "macs": costs[name].macs,
+            }
+            for name in config.controls
+        },
         "params_before": whole.params,
         "params_after": left.params,
         "macs_before": whole.macs,
@@ -72,10 +81,10 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "latency_after_ms": after,
         "latency_batch": config.evaluation.latency_batch,
         "targets": dict(run.budget.factors),
-        "slack": _slack(run, pruned),
+        "slack": _slack(run, widths),
         "layer_error": _layer_errors(run),
         "groups": pruned_groups(run),
-        "widths": pruned.widths,
+        "widths": dict(widths),
         "seconds": run.seconds(),
         "versions": {
             "python": platform.python_version(),
@@ -83,9 +92,11 @@ def evaluate(run: Experiment) -> dict[str, Any]:
             "device": jax.devices()[0].device_kind,
         },
     }
+    if (run.folder / TRAINING).exists():
+        summary["training"] = json_files.read(run.folder / TRAINING)
     if run.graph.latency is not None:
-        widths = np.array([pruned.widths[name] for name in run.graph.names])
-        summary["latency_predicted_ms"] = 1e3 * float(run.graph.latency(widths))
+        units = np.array([widths[name] for name in run.graph.names])
+        summary["latency_predicted_ms"] = 1e3 * float(run.graph.latency(units))
     _plot_tradeoff(run, summary)
     json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary
@@ -103,30 +114,32 @@ def evaluate_heldout(run: Experiment) -> Answers:
         return _answers(run, networks, "heldout", advance)
 
 
-def _networks(run: Experiment) -> dict[str, tuple[Network, Variables]]:
+def _networks(run: Experiment) -> dict[str, Trained]:
     """Every network of a run that is evaluated, by its name."""
-    pruned, control = load_pruned(run), controlled(run)
-    small = student(run, pruned)
-    found = {
-        "unpruned": (run.network, trained(run)),
-        "as_cut": (small, as_cut(run).variables),
-        "recalibrated": (small, recalibrated(run).variables),
-        "pruned": (small, pruned.variables),
+    dense, pruned = trained(run), load_pruned(run)
+    whole = {name: group.size for name, group in run.graph.groups.items()}
+    on_the_way = {
+        "as_cut": as_cut(run).variables,
+        "recalibrated": recalibrated(run).variables,
+        "pruned": pruned.variables,
     }
-    if control is not None:
-        found["finetuned"] = (run.network, control)
-    return found
+    small = student(run, pruned)
+    return {
+        "unpruned": Trained(run.network, dense, whole),
+        **controlled(run, dense),
+        **{name: Trained(small, tree, pruned.widths) for name, tree in on_the_way.items()},
+    }
 
 
 def _answers(
-    run: Experiment, networks: Mapping[str, tuple[Network, Variables]], part: Part, advance: Advance
+    run: Experiment, networks: Mapping[str, Trained], part: Part, advance: Advance
 ) -> Answers:
     """Which images of a part each network classifies right; kept in the run folder."""
     split = run.data.heldout
     if part == "test":
         split = run.data.test.first(run.config.evaluation.images)
     right = {}
-    for name, (network, variables) in networks.items():
+    for name, (network, variables, _) in networks.items():
         right[name] = correct(run, network, variables, split)
         advance(note=f"{name} {right[name].mean():.2%}")
     answers = Answers(part, run.data.name, _fingerprint(split), right)
@@ -158,9 +171,9 @@ def _fingerprint(split: Split | Streamed) -> str:
     return hashed.hexdigest()
 
 
-def _slack(run: Experiment, pruned: Pruned) -> dict[str, float]:
+def _slack(run: Experiment, widths: Mapping[str, int]) -> dict[str, float]:
     """Target → the unused fraction of what it allows."""
-    costs = run.graph.costs(np.array([pruned.widths[name] for name in run.graph.names]))
+    costs = run.graph.costs(np.array([widths[name] for name in run.graph.names]))
     allowed = run.budget.limits_of(run.graph)
     return {quantity: max(0.0, 1 - float(costs[quantity]) / m) for quantity, m in allowed.items()}
 
@@ -196,38 +209,34 @@ def pruned_groups(run: Experiment) -> dict[str, dict[str, float]]:
     }
 
 
-def _latencies(
-    run: Experiment, baseline: Variables, small: Network, pruned: Pruned
-) -> tuple[float, float]:
+def _latencies(run: Experiment, dense: Trained, pruned: Trained) -> tuple[float, float]:
     """Median milliseconds a batch, before and after, measured in turn."""
     config = run.config.evaluation
     shape = (config.latency_batch, *run.data.input_shape)
     images = jax.random.normal(run.key, shape, jnp.float32)
     calls = [
-        latency.call_of(run.forward, baseline, (images,)),
-        latency.call_of(lambda v, x: small.eval(v, x, None).logits, pruned.variables, (images,)),
+        latency.call_of(partial(_logits, of.network), of.variables, (images,))
+        for of in (dense, pruned)
     ]
     before, after = latency.time_in_turn(calls, rounds=config.latency_repeats)
     return 1e3 * before, 1e3 * after
 
 
-_POINTS: Sequence[tuple[str, str, str | None]] = (
-    ("baseline_accuracy", "unpruned", "reference"),
-    ("control_accuracy", "control", "reference"),
-    ("pruned_accuracy_before_finetune", "as cut", None),
-    ("pruned_accuracy_before_finetune_recalibrated", "recalibrated", None),
-    ("pruned_accuracy", "fine-tuned", "result"),
-)
+def _logits(network: Network, variables: Variables, images: jax.Array) -> jax.Array:
+    return network.eval(variables, images, None).logits
 
 
 def _plot_tradeoff(run: Experiment, summary: dict[str, Any]) -> None:
+    """Every network of the run as a point; what it is held against in grey."""
     points = []
-    for name, label, kind in _POINTS:
-        if name in summary:
-            size = "before" if kind == "reference" else "after"
-            point = {"label": label, "accuracy": summary[name]}
-            point |= {q: summary[f"{q}_{size}"] for q in ("params", "macs")}
-            points.append(point | ({"kind": kind} if kind else {}))
+    for name, figure in FIGURES.items():
+        if name not in summary["controls"] and figure in summary:
+            size = "before" if name == "unpruned" else "after"
+            costs = {q: summary[f"{q}_{size}"] for q in ("params", "macs")}
+            points.append({"label": SHORT[name], "accuracy": summary[figure], **costs})
+    points[0]["kind"], points[-1]["kind"] = "reference", "result"
+    for name, of in summary["controls"].items():
+        points.append({"label": SHORT[name], "kind": "reference", **of})
     reference = {q: float(summary[f"{q}_before"]) for q in ("params", "macs")}
     claims = plots.claims(run.config.data.name, run.config.model.name)
     plots.tradeoff(run.folder / "plots" / "tradeoff.png", points, reference, claims)

@@ -323,6 +323,8 @@ def _open_folder(config: RunConfig) -> Path:
                 f"{folder} holds a run of another config, which differs in {', '.join(changed)}; "
                 "choose another folder with --out, or remove that one"
             )
+        if before.controls != config.controls:  # they may be added when the others are there
+            run_config.save(path, dataclasses.replace(before, controls=config.controls))
     else:
         run_config.save(path, config)
     return folder
@@ -337,9 +339,9 @@ def _foreign(folder: Path) -> list[str]:
 
 
 def _as_used(config: RunConfig) -> dict[str, Any]:
-    """A config as JSON would give it back, without what each process of a run may choose anew."""
+    """A config as JSON would give it back, without what a process may choose anew."""
     fields = run_config.encode(config)
-    for name in ("out", "mesh", "compilation_cache"):
+    for name in ("out", "mesh", "compilation_cache", "controls"):
         fields.pop(name)
     return fields
 

@@ -44,14 +44,19 @@ def train(run: Experiment) -> Variables:
     return trainings.train(run, _pretraining(run), run.shapes, lambda: _fresh(run))
 
 
-_SAME = ("data", "model", "train", "sparsity", "seed")
-"""The fields of a config that its training depends on."""
+_SAME = ("data", "model", "train", "sparsity")
+"""The fields of a config that say which network is trained, and how."""
+
+
+TRAINING = "training.json"
+"""Of a training that another run did: which one, and its seed."""
 
 
 def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
     """Takes over the finished training of another run, so that many methods prune one network.
 
-    A run that has its own already keeps it.
+    A run that has its own already keeps it. Its seed may be another one, which is that of all that
+    comes after the training; `training.json` says whose training it is.
 
     Raises:
       FileNotFoundError: there is no run, or its training is not finished.
@@ -74,6 +79,8 @@ def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
         partial = mine.with_name(".train.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(other.folder / "checkpoints" / "train", partial)
+        origin = {"from": str(source), "seed": theirs.seed}
+        json_files.write(run.folder / TRAINING, origin)
         partial.rename(mine)
 
 
@@ -202,6 +209,12 @@ def recalibrated(run: Experiment) -> Pruned:
     pruned = as_cut(run)
     if run.config.finetune.start == "fresh":
         pruned = dataclasses.replace(pruned, variables=_fresh_small(run, pruned))
+    save(folder, with_new_statistics(run, pruned))
+    return load(folder)
+
+
+def with_new_statistics(run: Experiment, pruned: Pruned) -> Pruned:
+    """A network that was cut, with its BatchNorm statistics taken anew from training images."""
     config = run.config.recalibration
     with run.stage("recalibration"):
         variables = recalibrate(
@@ -212,8 +225,7 @@ def recalibrated(run: Experiment) -> Pruned:
             mean=run.data.mean,
             std=run.data.std,
         )
-    save(folder, dataclasses.replace(pruned, variables=variables))
-    return load(folder)
+    return dataclasses.replace(pruned, variables=variables)
 
 
 def _fresh_small(run: Experiment, pruned: Pruned) -> Variables:
@@ -233,7 +245,10 @@ def finetune(run: Experiment) -> Pruned:
     folder = run.folder / "pruned"
     if not folder.exists():
         pruned = recalibrated(run)
-        training = _finetuning(run, "finetune", student(run, pruned), trained(run))
+        teacher = (run.network, trained(run))
+        training = Training(
+            "finetune", student(run, pruned), run.config.finetune, teacher, run.config.distill
+        )
         variables = trainings.train(run, training, pruned.variables, lambda: pruned.variables)
         save(folder, dataclasses.replace(pruned, variables=variables))
     return load_pruned(run)
@@ -250,44 +265,7 @@ def load_pruned(run: Experiment) -> Pruned:
     return load(run.folder / "pruned")
 
 
-@alone
-def control(run: Experiment) -> Variables | None:
-    """The unpruned network with the same extra training and the same distillation, if asked for.
-
-    With a method that trains, the control trains as long as both together.
-    """
-    if not run.config.control:
-        return None
-    start = trained(run)
-    return trainings.train(run, _control(run, start), run.shapes, lambda: start)
-
-
-def controlled(run: Experiment) -> Variables | None:
-    """What `control` left, if it was asked for.
-
-    Raises:
-      FileNotFoundError: it has not, or not to its end.
-    """
-    if not run.config.control:
-        return None
-    # To read it, its teacher's shapes will do: the unpruned network is not read again.
-    return finished(run, _control(run, run.shapes), run.shapes, "finetune")
-
-
-def _control(run: Experiment, start: Variables) -> Training:
-    training = _finetuning(run, "control", run.network, start)
-    steps = sum(json_files.read(run.folder / "selection.json")["steps"].values())
-    extra = steps / (len(run.data.train) // training.config.batch_size)
-    longer = dataclasses.replace(training.config, epochs=training.config.epochs + extra)
-    return dataclasses.replace(training, config=longer)
-
-
-def _finetuning(run: Experiment, stage: str, network: Network, teacher: Variables) -> Training:
-    guide = (run.network, teacher)
-    return Training(stage, network, run.config.finetune, guide, run.config.distill)
-
-
 __all__ = [
-    "as_cut", "control", "controlled", "finetune", "load_pruned", "prune", "recalibrated",
-    "selected", "sensitivity", "share_training", "student", "train", "trained",
+    "TRAINING", "as_cut", "finetune", "load_pruned", "prune", "recalibrated", "selected",
+    "sensitivity", "share_training", "student", "train", "trained", "with_new_statistics",
 ]  # fmt: skip

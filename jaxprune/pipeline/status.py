@@ -6,18 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from jaxprune.config import Control
 from jaxprune.methods import name_of
 from jaxprune.pipeline.experiment import config_of
 from jaxprune.pipeline.folder import LOOPS
 from jaxprune.pipeline.lock import holder
 from jaxprune.report import metrics
 from jaxprune.report import summary as json_files
-
-_COMMANDS = {"control": "finetune"}  # the stages that have no command of their own
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,28 @@ def status(folder: str | os.PathLike[str]) -> Status:
     epochs = config.train.epochs if config.model.weights is None else 0
     selection = folder / "selection.json"
     chosen = _json(selection)
-    known = ("train", "finetune", "control")
-    own = [record for name, record in last.items() if name.partition("_")[0] not in known]
+    known = ("train", "finetune", *(f"control_{name}" for name in get_args(Control)))
+    own = [record for name, record in last.items() if name not in known]
     at_method = _loop(folder) or (own[-1] if own else None)
     stages = [
         trained("train", epochs, selection.exists()),
         _stage("prune", selection.exists(), at_method, seconds, _layer_error(chosen)),
         _stage("finetune", (folder / "pruned").exists(), last.get("finetune"), seconds),
     ]
-    if config.control:
-        # It trains as long as the method and the fine-tuning together.
-        extra = sum(chosen.get("steps", {}).values())
-        stages.append(trained("control", config.finetune.epochs + extra, bool(summary)))
+    # Controls train as long as the method and the fine-tuning together.
+    extra = sum(chosen.get("steps", {}).values())
+    evaluated = summary.get("controls", {})
+    for name in config.controls:
+        before = config.pretraining if name.startswith("scratch") else 0
+        epochs = before + config.finetune.epochs + extra
+        stages.append(trained(f"control_{name}", epochs, name in evaluated))
     result = {n: summary[n] for n in ("pruned_accuracy",) if n in summary}
-    stages.append(_stage("evaluate", bool(summary), None, seconds, result))
+    done = bool(summary) and evaluated.keys() >= set(config.controls)
+    stages.append(_stage("evaluate", done, None, seconds, result))
     left = [stage.name for stage in stages if stage.state != "done"]
-    command = f"jaxprune {_COMMANDS.get(left[0], left[0])} {folder}" if left else None
+    # The controls have no command of their own.
+    verb = "finetune" if left and left[0].startswith("control_") else left[0] if left else None
+    command = f"jaxprune {verb} {folder}" if left else None
     return Status(
         folder,
         config.name,

@@ -18,7 +18,7 @@ from jaxprune.report import summary as json_files
 from jaxprune.report.answers import Part
 from jaxprune.report.answers import read as read_answers
 from jaxprune.report.progress import duration
-from jaxprune.report.table import ACCURACIES, columns
+from jaxprune.report.table import NETWORKS, accuracies, columns
 
 _SKIPPED = ("name", "out", "method.name")
 
@@ -139,8 +139,9 @@ def render(runs: Sequence[Run]) -> RenderableType:
         fields.add_row("no field differs")
     figures = _table("result", runs)
     figures.add_row("", *("" if run.summary else Text("unfinished", "yellow") for run in runs))
-    for name, label in ACCURACIES.items():
-        _row(figures, label, [_figure(run, name, "{:.2%}") for run in runs])
+    found = [accuracies(run.summary or {}) for run in runs]
+    for name, label in NETWORKS.items():
+        _row(figures, label, [f"{of[name]:.2%}" if name in of else "" for of in found])
     for quantity, label in (("params", "parameters"), ("macs", "MACs per image")):
         _row(figures, label, [_cost(run, quantity, "", "{:,.0f}") for run in runs])
     _row(figures, "latency per batch", [_cost(run, "latency", "_ms", "{:,.2f} ms") for run in runs])
@@ -209,11 +210,6 @@ def _row(table: Table, label: str, values: Sequence[str]) -> None:
 
 def _told(value: Any) -> str:
     return "–" if value is None else str(value)
-
-
-def _figure(run: Run, name: str, form: str) -> str:
-    value = (run.summary or {}).get(name)
-    return "" if value is None else form.format(value)
 
 
 def _cost(run: Run, quantity: str, unit: str, form: str) -> str:

@@ -16,11 +16,29 @@ from jaxprune.report.progress import duration
 NETWORKS = {
     "unpruned": "unpruned",
     "finetuned": "unpruned, trained on like the pruned one",
+    "plain": "unpruned, trained on without a teacher",
+    "scratch": "its widths, from random weights",
+    "scratch_distilled": "its widths, random weights, a teacher",
+    "l1": "its widths, channels by L1",
+    "l1_uniform": "uniform widths, channels by L1",
     "as_cut": "pruned, as cut",
     "recalibrated": "pruned, BatchNorm statistics anew",
     "pruned": "pruned, fine-tuned",
 }
 """The networks of a run and what they are called, in the order in which a run gets them."""
+SHORT = {
+    "unpruned": "unpruned",
+    "finetuned": "control",
+    "plain": "control, no teacher",
+    "scratch": "from random weights",
+    "scratch_distilled": "from random weights, teacher",
+    "l1": "L1",
+    "l1_uniform": "L1, uniform widths",
+    "as_cut": "as cut",
+    "recalibrated": "recalibrated",
+    "pruned": "fine-tuned",
+}
+"""The same for where there is little room."""
 FIGURES = {
     "unpruned": "baseline_accuracy",
     "finetuned": "control_accuracy",
@@ -28,9 +46,7 @@ FIGURES = {
     "recalibrated": "pruned_accuracy_before_finetune_recalibrated",
     "pruned": "pruned_accuracy",
 }
-"""What a summary calls their accuracies."""
-ACCURACIES = {figure: NETWORKS[name] for name, figure in FIGURES.items()}
-"""The accuracies of a summary and what their networks are called."""
+"""What a summary calls the accuracies of those that every run has; others are in `controls`."""
 _COSTS = {"params": "parameters", "macs": "MACs per image", "latency": "latency per batch"}
 _WIDTH = 78
 
@@ -61,6 +77,13 @@ def render(summary: Mapping[str, Any]) -> RenderableType:
     return Padding(Group(*parts), 1)
 
 
+def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies in a summary by the names of their networks, in the order of `NETWORKS`."""
+    found = {name: summary.get(figure) for name, figure in FIGURES.items()}
+    found |= {name: of["accuracy"] for name, of in summary.get("controls", {}).items()}
+    return {name: value for name in NETWORKS if (value := found.get(name)) is not None}
+
+
 def _title(summary: Mapping[str, Any]) -> Text:
     """Name, method, seed and folder of the run."""
     text = Text(str(summary.get("name", "jaxprune")), style="bold")
@@ -73,13 +96,10 @@ def _title(summary: Mapping[str, Any]) -> Text:
 def _accuracies(summary: Mapping[str, Any]) -> Table:
     """Every accuracy, and how far it lies from the unpruned network and from the control."""
     table = columns("test accuracy", "", "to unpruned", "to control")
-    for key, label in ACCURACIES.items():
-        value = summary.get(key)
-        if value is None:
-            continue
-        first, last = key == "baseline_accuracy", key == "pruned_accuracy"
+    for name, value in accuracies(summary).items():
+        first, last = name == "unpruned", name == "pruned"
         table.add_row(
-            label,
+            NETWORKS[name],
             f"{value:.2%}",
             "" if first else _points(value, summary.get("baseline_accuracy")),
             _points(value, summary.get("control_accuracy")) if last else "",

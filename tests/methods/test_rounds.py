@@ -61,7 +61,7 @@ def config_of(out, **options) -> RunConfig:
         method=Genetic(search, rates="proportional", schedule=schedule),
         recalibration=RecalibrationConfig(images=128, batch_size=64),
         finetune=FinetuneConfig(**vars(TRAINING)),
-        control=False,
+        controls=(),
         evaluation=EvaluationConfig(latency_repeats=1, latency_batch=8),
     )
 

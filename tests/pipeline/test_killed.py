@@ -34,7 +34,7 @@ config = RunConfig(
     method=Genetic(SearchConfig(population=16, generations=8), rates="proportional"),
     recalibration=RecalibrationConfig(images=128, batch_size=64),
     finetune=FinetuneConfig(**training),
-    control=False,
+    controls=(),
     evaluation=EvaluationConfig(latency_repeats=1, latency_batch=8),
 )
 """

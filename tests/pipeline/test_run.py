@@ -28,6 +28,8 @@ from jaxprune.config import (
 )
 from jaxprune.data import Dataset
 from jaxprune.methods import L1, Genetic
+from jaxprune.pipeline import training as trainings
+from jaxprune.pipeline.controls import controlled
 from jaxprune.report import answers, metrics
 from jaxprune.report.table import FIGURES
 from jaxprune.search import SearchConfig
@@ -81,7 +83,7 @@ def test_the_folder_holds_what_is_promised(finished):
     plots = {"sensitivity.png", "convergence.png", "kept_channels.png", "tradeoff.png"}
     assert plots <= {p.name for p in (folder / "plots").iterdir()}
     stages = [record["stage"] for record in metrics.read(folder / "metrics.jsonl")]
-    assert list(dict.fromkeys(stages)) == ["train", "finetune", "control"]
+    assert list(dict.fromkeys(stages)) == ["train", "finetune", "control_finetuned"]
     assert set(summary["seconds"]) >= {"train", "prune", "finetune", "evaluate"}
 
 
@@ -129,32 +131,73 @@ def test_only_evaluation_reads_the_test_part(tmp_path, monkeypatch):
     assert "pruned_accuracy" in pipeline.run(tiny(tmp_path))  # and goes on from there
 
 
-def test_the_controls_are_trained_once_and_tested_in_pairs(finished, tmp_path):
+CONTROLS = ("finetuned", "plain", "scratch", "scratch_distilled", "l1", "l1_uniform")
+
+
+def test_every_control_is_trained_once_and_tested_with_the_others(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "run")  # the run may have moved
-    names = ("distilled", "plain", "scratch", "scratch_distilled")
-    command = [sys.executable, REPOSITORY / "scripts/controls.py", folder, "--controls", *names]
+    before = metrics.read(folder / "metrics.jsonl")
+    config = tiny(folder, controls=CONTROLS)  # they may be asked for later
+    # Stopped in the last of them, the others are not trained again.
+    train, trained = trainings.train_until, []
 
-    def compare(file, *flags):
-        subprocess.run([*command, *flags], check=True, capture_output=True, timeout=300)
-        return json.loads((folder / file).read_text())
+    def stopping(run, training, *rest):
+        trained.append(training.stage)
+        if training.stage == "control_l1_uniform" and trained.count(training.stage) == 1:
+            raise KeyboardInterrupt
+        return train(run, training, *rest)
 
-    table = compare("controls.json")
-    assert table.keys() == {"unpruned", "pruned", *names}
-    assert table["unpruned"]["accuracy"] == pytest.approx(finished[1]["baseline_accuracy"])
-    assert table["distilled"]["accuracy"] == pytest.approx(finished[1]["control_accuracy"])
-    for row in table.values():
-        low, high = row["interval"]
-        gap = table["pruned"]["accuracy"] - row["accuracy"]
-        assert low <= row["pruned_minus"] <= high
-        assert row["pruned_minus"] == pytest.approx(gap)
-        assert high - low <= 4 * np.sqrt((1 - gap**2) / 500) + 1e-9  # the widest it can be
+    monkeypatch.setattr(trainings, "train_until", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config)
+    at = {stage.name: stage for stage in pipeline.status(folder).stages}
+    assert at["control_l1"].state == "done" and at["evaluate"].state != "done"
+    assert pipeline.status(folder).next == f"jaxprune finetune {folder}"
+    summary = pipeline.run(config)
+    assert pipeline.status(folder).next is None
+
     lines = metrics.read(folder / "metrics.jsonl")
-    assert {f"control_{name}" for name in names[1:]} <= {line["stage"] for line in lines}
-    heldout = compare("controls_heldout.json", "--heldout")
-    assert heldout.keys() == table.keys()
-    assert heldout != table
-    assert compare("controls.json") == table
-    assert metrics.read(folder / "metrics.jsonl") == lines
+    assert lines[: len(before)] == before  # nothing of the run was trained again
+    steps = {n: [r["step"] for r in lines if r["stage"] == f"control_{n}"] for n in CONTROLS}
+    epoch = len(steps["finetuned"])
+    for name, taken in steps.items():
+        assert taken == list(range(epoch * (2 if name.startswith("scratch") else 1)))
+    found = summary["controls"]
+    assert found.keys() == set(CONTROLS)
+    assert found["finetuned"]["accuracy"] == summary["control_accuracy"]
+    assert answers.read(folder).right.keys() == {*FIGURES, *CONTROLS}
+    for name in CONTROLS:
+        whole = name in ("finetuned", "plain")
+        uniform = name == "l1_uniform"
+        for q in ("params", "macs"):
+            if uniform:
+                assert found[name][q] <= summary[f"{q}_before"] / {"params": 3, "macs": 2}[q]
+            else:
+                assert found[name][q] == summary[f"{q}_{'before' if whole else 'after'}"]
+    run = pipeline.open_run(folder)
+    assert run.config.controls == CONTROLS
+    tested = controlled(run, pipeline.train(run))
+    uniform = tested["l1_uniform"].widths
+    kept = {round(uniform[n] / run.graph.groups[n].size, 1) for n in run.prunable()}
+    assert max(kept) - min(kept) < 0.35  # of 8 channels a group
+    leaves = jax.tree.leaves(tested["l1"].variables["params"])
+    assert sum(leaf.size for leaf in leaves) == summary["params_after"]
+    assert pipeline.run(config) == summary  # finished: read, not tested again
+
+
+def test_what_a_control_lacks_is_said_before_any_work():
+    weights = ModelConfig(weights="vgg.safetensors")
+    with pytest.raises(ValueError, match=r"for how many epochs with --model\.weights-epochs"):
+        RunConfig(model=weights, controls=("scratch",))
+    known = dataclasses.replace(weights, weights_epochs=14)
+    assert RunConfig(model=known, controls=("scratch",)).pretraining == 14
+    assert RunConfig(model=ModelConfig(start="x", weights_epochs=2)).pretraining == 102
+    with pytest.raises(ValueError, match="controls is one of finetuned, plain"):
+        RunConfig(controls=("distilled",))  # pyright: ignore
+    with pytest.raises(ValueError, match="controls has one twice"):
+        RunConfig(controls=("l1", "l1"))
+    with pytest.raises(ValueError, match="l1_uniform keeps to the targets"):
+        RunConfig(controls=("l1_uniform",), budget=Budget(widths={"conv": 1}))
 
 
 def test_evaluation_keeps_which_images_each_network_has_right(finished):
@@ -162,7 +205,7 @@ def test_evaluation_keeps_which_images_each_network_has_right(finished):
     found = answers.read(folder)
     assert found.count == summary["test_images"] and found.data == "digits"
     assert {FIGURES[n]: r.mean() for n, r in found.right.items()} == {
-        n: summary[n] for n in FIGURES.values()
+        name: summary[name] for name in FIGURES.values()
     }
     heldout = pipeline.evaluate_heldout(pipeline.open_run(folder))
     assert (heldout.part, heldout.count, heldout.images == found.images) == ("heldout", 200, False)
@@ -243,11 +286,18 @@ def test_many_methods_prune_one_trained_network(finished, tmp_path):
     a, b = (pipeline.train(r) for r in (run, pipeline.open_run(folder)))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     assert not (run.folder / "metrics.jsonl").exists()  # it was not trained again
-    other = pipeline.open_run(tiny(tmp_path / "other", seed=1))
-    with pytest.raises(ValueError, match="differs in seed; give a run of the same training"):
+    # Another seed is that of what comes after the training.
+    seed = pipeline.open_run(tiny(tmp_path / "seed", seed=1))
+    pipeline.share_training(seed, folder)
+    assert json.loads((seed.folder / "training.json").read_text()) == {
+        "from": str(folder), "seed": 0,
+    }  # fmt: skip
+    longer = dataclasses.replace(tiny(folder).train, epochs=2)
+    other = pipeline.open_run(tiny(tmp_path / "other", train=longer))
+    with pytest.raises(ValueError, match="differs in train; give a run of the same training"):
         pipeline.share_training(other, folder)
     with pytest.raises(FileNotFoundError, match="train"):
-        pipeline.share_training(pipeline.open_run(tiny(tmp_path / "x", seed=1)), other.folder)
+        pipeline.share_training(pipeline.open_run(tiny(tmp_path / "x", train=longer)), other.folder)
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
@@ -261,6 +311,9 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 def test_a_folder_of_an_older_jaxprune_gets_one_sentence(finished, tmp_path):
     fields = json.loads((finished[0] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**fields, "method": "genetic"}))
+    with pytest.raises(ValueError, match="of an older jaxprune, whose runs this one does not"):
+        pipeline.open_run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "control": True}))
     with pytest.raises(ValueError, match="of an older jaxprune, whose runs this one does not"):
         pipeline.open_run(tmp_path)
 

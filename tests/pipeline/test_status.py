@@ -69,13 +69,14 @@ def test_a_run_from_its_first_step_to_its_end(run):
     assert status(run).stages[1].result["layer_error"] == pytest.approx(0.3)
     assert status(run).next == f"jaxprune finetune {run}"
     leave(run, "pruned")
-    write(run, "control", 1, of=4)
-    assert states(run)["control"] == "begun" and status(run).next == f"jaxprune finetune {run}"
-    leave(run, "checkpoints/control/4")
+    write(run, "control_finetuned", 1, of=4)
+    assert states(run)["control_finetuned"] == "begun"
+    assert status(run).next == f"jaxprune finetune {run}"
+    leave(run, "checkpoints/control_finetuned/4")
     assert status(run).next == f"jaxprune evaluate {run}"
     assert f"next: jaxprune evaluate {run}" in shown(run)
 
-    leave(run, "summary.json", {"pruned_accuracy": 0.75})
+    leave(run, "summary.json", {"pruned_accuracy": 0.75, "controls": {"finetuned": {}}})
     assert status(run).next is None and set(states(run).values()) == {"done"}
     text = shown(run)
     assert "3 of 4" in text and "1:01" in text and "75.00%" in text and "finished" in text
@@ -105,12 +106,12 @@ def test_a_training_of_no_steps_is_done(run):
     assert states(run)["train"] == "waiting"
     leave(run, "checkpoints/train/0")
     found = {stage.name: stage for stage in status(run).stages}
-    assert found["train"].state == "done" and found["control"].state == "waiting"
-    leave(run, "checkpoints/control/0")
-    assert states(run)["control"] == "done"
+    assert found["train"].state == "done" and found["control_finetuned"].state == "waiting"
+    leave(run, "checkpoints/control_finetuned/0")
+    assert states(run)["control_finetuned"] == "done"
     # It trains as long as the method did.
     leave(run, "selection.json", {"figures": {}, "steps": {"retrain": 9}})
-    assert states(run)["control"] == "waiting"
+    assert states(run)["control_finetuned"] == "waiting"
 
 
 def test_a_methods_own_training_is_that_of_its_stage(run):

@@ -185,7 +185,7 @@ def test_a_run_takes_its_mesh_from_the_config(tmp_path, monkeypatch):
         validation=ValidationConfig(batch_size=200),
         method=Greedy(kept=(0.5,)),
         finetune=FinetuneConfig(epochs=0, batch_size=64, crop_padding=1, flip=False),
-        control=False,
+        controls=(),
         evaluation=EvaluationConfig(latency_repeats=1, batch_size=40),
     )
     devices = []
