@@ -6,6 +6,24 @@ which groups each finds.
 
 Both sides cut half of the channels of every group but the classifier's outputs. Imports, building
 the models and their weights are not counted. What is not installed is skipped by name.
+
+Torch-Pruning 1.6.1, seconds, median and range of 3 (`--runs 3`), on 2 x86-64 cores, JAX 0.10.2 and
+PyTorch 2.13. Both find as many groups of the same sizes, but for ResNeXt-50, where Torch-Pruning
+finds 37. The VGG-16 is that of ImageNet:
+
+| network     | groups | find: here       | Torch-Pruning    | cut: here        | Torch-Pruning    |
+|-------------|--------|------------------|------------------|------------------|------------------|
+| VGG-16      | 15     | 0.52 (0.49-0.55) | 0.66 (0.47-0.67) | 0.14 (0.13-0.16) | 1.37 (1.30-1.49) |
+| ResNet-18   | 12     | 0.31 (0.14-0.36) | 0.04 (0.03-0.04) | 0.01 (0.01-0.01) | 0.04 (0.04-0.04) |
+| ResNet-50   | 37     | 0.85 (0.66-1.08) | 0.09 (0.08-0.10) | 0.03 (0.03-0.03) | 0.13 (0.12-0.13) |
+| ResNeXt-50  | 21     | 0.91 (0.71-0.91) | 0.11 (0.10-0.12) | 0.03 (0.03-0.03) | 0.15 (0.15-0.16) |
+| MobileNetV2 | 25     | 0.63 (0.60-0.98) | 0.04 (0.03-0.05) | 0.02 (0.02-0.02) | 0.06 (0.06-0.06) |
+| DenseNet121 | 120    | 1.64 (1.61-1.71) | 0.35 (0.33-0.70) | 0.04 (0.04-0.05) | 0.90 (0.89-1.25) |
+
+In ResNeXt-50 a grouped convolution's channels go by whole blocks here, in and out together, so
+that any mask is valid: 16 groups of 32 blocks, where Torch-Pruning lists the channels before and
+after it apart. Torch-Pruning finds the groups faster on all of these but VGG-16; it walks a graph
+of modules, where the engine reads every equation of the jaxpr.
 """
 
 from __future__ import annotations

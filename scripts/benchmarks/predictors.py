@@ -7,6 +7,12 @@ pruned one's, and so on. The latency table of `jaxprune.latency` was measured be
 none of these networks. R² is the square of the correlation with the measured speed-up: what the
 best straight line through the points explains. Beside it stands the mean error of the predictor
 itself, read as the speed-up, of which R² knows nothing.
+
+32 ResNet-20s, 0.86 to 2.26 times as fast at batch 64 on 2 cores of an AMD EPYC, JAX 0.10.2: R²
+0.75 for parameters, 0.95 for MACs, 0.97 for the memory of activations, 0.93 for the table. Read as
+the speed-up itself, MACs are 84 % off in the mean, the table 16 % and the activations 10 %. The
+digits run with `latency/1.5` at multiples of 8 channels was predicted at 1.48 times the dense
+network's speed and reached 1.28 (1.95 ms and 1.52 ms, median of 20 rounds), and said so.
 """
 
 from __future__ import annotations

@@ -8,6 +8,20 @@ default, timed whole: 300 generations and the polish after them, whose error is 
 one; and in the shortest of a few searches (`SHORTER`: generations, and exchanges of the polish)
 that reaches the best error which the peer found with any of its seeds. A generation's cost is that
 of 300 without polish. Compilation is left out of the seconds and stands beside.
+
+2 cores of an AMD EPYC, JAX 0.10.2, DEAP 1.4, pymoo 0.6 (median of 3 and 5 runs). "To its error" is
+the shortest search here that reaches the peer's best error (generations, exchanges), with how many
+times shorter that is than DEAP and pymoo; the last column how many times cheaper a generation is:
+
+| channels, kept | DEAP   | pymoo  | to its error   | shorter      | whole  | a generation |
+|----------------|--------|--------|----------------|--------------|--------|--------------|
+| 64, 32         | 1.13 s | 1.85 s | 6 ms (3, 64)   | 208 and 313  | 66 ms  | 16 and 25    |
+| 256, 128       | 3.61 s | 2.12 s | 16 ms (3, 64)  | 244 and 133  | 184 ms | 16 and 9.2   |
+| 512, 128       | 6.75 s | 2.43 s | 34 ms (3, 128) | 146 and 71   | 387 ms | 17 and 6.2   |
+
+The NumPy one takes 1.2 to 1.7 times as long as the shipped default, and 14 to 15 times as long as
+the way to its error. It is the polish that makes that way short: tabu search from the best mask of
+a few generations.
 """
 
 from __future__ import annotations

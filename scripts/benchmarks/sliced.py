@@ -10,6 +10,29 @@ these widths, on the same variables: what anybody would write who began anew. Al
 MACs saved do not all come back as time: bytes are moved, too. The roofline bound is the larger of
 the operations over the rate of a large matrix product and the bytes (weights read once, what
 convolutions write written and read once) over that of a large copy, both measured here.
+
+2 cores of an AMD EPYC, JAX 0.10.2; median of 8 or 9 rounds at batch 128, 151 at batch 1, in both
+orders. "By hand" is the rate beside the module written by hand, "of the MACs" the speed-up by the
+reduction in MACs:
+
+| network   | batch | MACs | dense   | sliced | by hand | speed-up | of the MACs |
+|-----------|-------|------|---------|--------|---------|----------|-------------|
+| VGG-16    | 128   | ÷ 2  | 320 ms  | 211 ms | 1.01    | 1.50     | 0.75        |
+|           | 128   | ÷ 3  |         | 161 ms | 1.03    | 1.96     | 0.65        |
+|           | 128   | ÷ 5  |         | 118 ms | 1.00    | 2.75     | 0.55        |
+|           | 1     | ÷ 2  | 20.9 ms | 9.4 ms | 0.98    | 2.26     | 1.13        |
+|           | 1     | ÷ 3  |         | 7.1 ms | 0.98    | 2.99     | 1.00        |
+|           | 1     | ÷ 5  |         | 4.7 ms | 1.03    | 4.44     | 0.89        |
+| ResNet-56 | 128   | ÷ 2  | 405 ms  | 260 ms | 1.01    | 1.54     | 0.77        |
+|           | 128   | ÷ 3  |         | 191 ms | 1.02    | 2.01     | 0.67        |
+|           | 128   | ÷ 5  |         | 156 ms | 0.97    | 2.51     | 0.50        |
+|           | 1     | ÷ 2  | 6.1 ms  | 5.0 ms | 0.97    | 1.25     | 0.63        |
+|           | 1     | ÷ 3  |         | 4.1 ms | 1.00    | 1.50     | 0.50        |
+|           | 1     | ÷ 5  |         | 3.3 ms | 1.03    | 1.88     | 0.38        |
+
+MACs fall with the square of the widths, the bytes that are moved and Winograd's transforms only
+with the widths: beside the roofline (186 GFLOP/s, 29.5 GB/s; Winograd's algorithm may pass it) the
+dense VGG-16 is at 1.34 and the one with a fifth of the MACs at 0.73.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Plain fitness (no reconstruction), on made-up Gram matrices (`problems.py`) of the network's widths,
 with half or a quarter of the channels kept. The first call compiles one program per width; another
 K or other matrices compile nothing. The proof of the gap is timed apart: it may be left out.
+
+Half of the channels kept, 2 cores of an AMD EPYC, JAX 0.10.2: 2.74 s (2.59-2.94, n = 3) after
+compilation, 12.8 s with it. The proofs take another 9.8 s (`--method.search.no-bound`).
 """
 
 from __future__ import annotations
