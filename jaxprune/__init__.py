@@ -8,6 +8,33 @@ Masks are pytrees, the search is one jitted program, the result is a really smal
     pruned = jp.prune(fn, variables, batches, budget="params/8,macs/3", key=jax.random.key(0))
     logits = pruned.wrap(fn)(pruned.variables, images)
 
+Or step by step, here on a function of one's own:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import jaxprune as jp
+>>> def fn(variables, x):
+...     return jnp.tanh(x @ variables["hidden"]) @ variables["out"]
+>>> variables = {"hidden": jnp.ones((4, 8)), "out": jnp.ones((8, 2))}
+>>> x = jnp.ones((3, 4))
+>>> graph = jp.trace(fn, variables, x)          # the coupled channels, by name
+>>> list(graph.groups)                          # graph.explain() says more, and what is fixed why
+['hidden[1]']
+>>> masks = graph.masks({"hidden": [3, 5]})     # drops two units by hand
+>>> out = graph.masked(fn)(variables, masks, x)            # differentiable in the masks
+>>> pruned = graph.slice(variables, masks)
+>>> small = pruned.wrap(fn)(pruned.variables, x)           # equal to `out`
+>>> bool(jnp.allclose(out, small)), pruned.widths
+(True, {'hidden[1]': 6})
+>>> graph.cost().params, graph.cost(masks).params          # graph.preview(masks) group by group
+(48, 36)
+>>> jax.tree.map(jnp.shape, pruned.cut({"momentum": variables}))     # an optimizer's state, too
+{'momentum': {'hidden': (4, 6), 'out': (6, 2)}}
+
+`graph.check(fn, variables, x)` holds this on a network of yours. A budget can say more than a
+string: `jp.Budget("params/8,macs/3", round_to=8, limits={"stage3/*": (0.1, 0.9)}, min_channels=4)`,
+or `jp.Budget("latency/2", round_to="measured")` on the device at hand.
+
 A run is configured by `RunConfig` and the dataclasses within it. `load_config` reads the config
 that a file defines, and `load` a saved network.
 """

@@ -28,44 +28,47 @@ usage: jaxprune run CONFIG [--method NAME] [--from RUN] [--field value ...]
 Structured channel pruning for JAX.
 
 a whole run:
-  run CONFIG          train, prune and fine-tune as a config says, or go on where the run was;
-                      --from RUN takes the trained network of another run of the same training
+  run CONFIG          train, prune and fine-tune as a config says, or go on
+                      where the run was; --from RUN takes the trained network
+                      of another run of the same training
 
 its stages, one by one; each goes on where it was, and says what it lacks:
-  train CONFIG|RUN    train the unpruned network
+  train CONFIG|RUN    train the unpruned network, or take it with --from RUN
   prune RUN           choose what stays, by the config's method
-  finetune RUN        cut and fine-tune the network; then train the config's controls
-  evaluate RUN        accuracies on the test images, costs, latency
+  finetune RUN        cut and fine-tune it; then train the config's controls
+  evaluate RUN        accuracies on the test images, costs, latency; with
+                      --heldout accuracies on the held-out images alone
 
 what there is:
-  sensitivity RUN     measure and draw how much accuracy each group alone would cost
+  sensitivity RUN     measure and draw how much each group alone would cost
   status RUN          where a run is, and which command goes on
-  compare RUN RUN ... runs side by side; --json FILE, --plot FILE
-  inspect MODEL       what can be pruned in a model, what it costs, what is fixed and why;
-                      --input SHAPE, see inspect --help
+  compare RUN ...     runs side by side; --paired, --plot FILE, --json FILE
+  inspect MODEL       what can be pruned in a model, what it costs, what is
+                      fixed and why; --input SHAPE, see inspect --help
 
 weights of PyTorch:
-  import FILE         those of a shipped VGG or ResNet as a saved network; --model NAME,
-                      --out FOLDER
-  export RUN|FOLDER   the pruned network of a run, or a saved one, with a list of its widths;
-                      --to torch, --out FILE
+  import FILE         those of a shipped VGG or ResNet as a saved network;
+                      --model NAME, --out FOLDER
+  export RUN|FOLDER   the pruned network of a run, or a saved one, with a list
+                      of its widths; --to torch, --out FILE
 
-CONFIG is a Python file that defines `config`, or a config.json; RUN is the folder of a run.
-COMMAND CONFIG --help shows every field of that config, with its value and its meaning;
-with --method NAME those of that method, which is one of
-  genetic, group_fisher, greedy, random, l1, l2, batchnorm_scale, geometric_median, taylor, fisher
+CONFIG is a Python file that defines `config`, or a config.json; RUN is the
+folder of a run. COMMAND CONFIG --help shows every field of that config, with
+its value and its meaning; with --method NAME those of that method, which is one
+of
+  {methods}
 
 options:
-  --help, -h        this text
-  --version         the version
-  --debug           show the traceback of an error
+  --help, -h          this text
+  --version           the version
+  --debug             show the traceback of an error
 
 examples:
   jaxprune run configs/digits_vgg.py
-  jaxprune run configs/digits_vgg.py --method.search.population 256 --out runs/larger
-  jaxprune run configs/digits_vgg.py --method taylor --out runs/taylor
-  jaxprune train configs/digits_vgg.py --out runs/mine && jaxprune status runs/mine
-  jaxprune compare runs/digits_vgg runs/larger --plot tradeoff.png
+  jaxprune run configs/digits_vgg.py --method.search.population 256 --out runs/b
+  jaxprune run configs/digits_vgg.py --method taylor --from runs/b --out runs/c
+  jaxprune train configs/digits_vgg.py --out runs/d && jaxprune status runs/d
+  jaxprune compare runs/b runs/c --paired --plot methods.png
   jaxprune inspect mypackage.models:make_model --input 1,224,224,3
 """
 
@@ -448,11 +451,11 @@ _HELP = ("--help", "-h")
 def _dispatch(arguments: Sequence[str]) -> None:
     """Runs the command that the first argument names."""
     if not arguments:
-        print(_USAGE, file=sys.stderr)
+        print(_usage(), file=sys.stderr)
         sys.exit(2)
     command, *rest = arguments
     if command in _HELP:
-        print(_USAGE)
+        print(_usage())
     elif command == "--version":
         from importlib.metadata import version
 
@@ -461,6 +464,15 @@ def _dispatch(arguments: Sequence[str]) -> None:
         _COMMANDS[command](rest)
     else:
         raise ValueError(f"unknown command {command!r}; there are: {', '.join(_COMMANDS)}")
+
+
+def _usage() -> str:
+    """The general help, with the methods that there are, at 80 columns."""
+    import textwrap
+
+    from jaxprune.methods import METHODS
+
+    return _USAGE.format(methods=textwrap.fill(", ".join(METHODS), 78).replace("\n", "\n  "))
 
 
 def _fail(message: str) -> None:

@@ -75,8 +75,8 @@ class ModelConfig:
     start: str | None = None
     """Such a file that the training starts from, in place of random weights: it trains on."""
     weights_epochs: float | None = None
-    """For how many epochs the network of either file was trained; a control from random weights
-    is trained for as many."""
+    """For how many epochs the network of either file was trained.
+    The controls from random weights are trained for as many."""
 
     def __post_init__(self):
         if self.weights is not None and self.start is not None:
@@ -196,10 +196,12 @@ class RunConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     controls: tuple[Control, ...] = ("finetuned",)
     """Networks that the pruned one is held against, each trained as long as it.
-    `finetuned`: the unpruned one, with the same distillation; `plain`: without a teacher.
-    `scratch`: the pruned widths from random weights, also for the epochs of `train`;
-    `scratch_distilled`: with a teacher.
-    `l1`: channels by their L1 norm at the pruned widths; `l1_uniform`: at uniform widths."""
+    `finetuned`: the unpruned one with the same distillation.
+    `plain`: the unpruned one without a teacher.
+    `scratch`: random weights at the pruned widths, also for the epochs of `train`.
+    `scratch_distilled`: the same with a teacher.
+    `l1`: channels by their L1 norm at the pruned widths.
+    `l1_uniform`: channels by their L1 norm at uniform widths."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard; needs `pip install jaxprune[tensorboard]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -3,6 +3,9 @@
 The masks of a population are split over `population`, the images of a batch over `data`. Everything
 else is on every device. Results are those of one device to rounding: also BatchNorm sees the whole
 batch, since `jit` computes with whole arrays and XLA exchanges what the parts need of each other.
+
+A run uses the devices of one process; in a program of your own with several, call
+`jax.distributed.initialize` and give `fit` a mesh.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every table of the README's section on speed, in one run.
+"""Every table of speed, in one run.
 
     python scripts/benchmark.py --out benchmark                    # all of them
     python scripts/benchmark.py --tables gram population           # some
@@ -95,7 +95,7 @@ def as_json(table: Table) -> dict[str, Any]:
 
 
 def as_markdown(table: Table) -> str:
-    """For the README."""
+    """For the docstring of its module."""
     columns = table.columns()
     lines = [f"**{table.title}**", "", " | ".join(["", *columns, ""]).strip()]
     lines.append("|" + "---|" * len(columns))

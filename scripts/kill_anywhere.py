@@ -142,6 +142,8 @@ def differences(reference: Path, folder: Path) -> list[str]:
     ]
     if metrics.read(reference / "metrics.jsonl") != metrics.read(folder / "metrics.jsonl"):
         found.append("metrics.jsonl")
+    if (reference / "answers.json").read_bytes() != (folder / "answers.json").read_bytes():
+        found.append("answers.json")
     one, other = (jp.load(d / "pruned") for d in (reference, folder))
     for part in ("indices", "variables"):
         trees = getattr(one, part), getattr(other, part)

@@ -376,7 +376,9 @@ def test_a_mistake_in_inspect_is_one_line(models, arguments, words, capsys):
 
 def test_the_help_names_every_method(capsys):
     cli.main(["--help"])
-    assert ", ".join(METHODS) in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ", ".join(METHODS) in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_help_and_version(capsys):

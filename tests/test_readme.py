@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import jaxprune as jp
+from jaxprune import cli
+
 README = Path(__file__).parents[1] / "README.md"
 MARK = "<!-- tested -->"
 ONCE, LATER = "# Prune and save.\n", "# In a new process"
@@ -42,3 +45,26 @@ def test_the_example_runs(code, tmp_path, monkeypatch):
 
 def test_no_mark_stands_before_something_else():
     assert README.read_text(encoding="utf-8").count(MARK) == len(list(examples())) > 0
+
+
+@pytest.mark.parametrize("folder", ["configs", "scripts"])
+def test_the_index_of_a_folder_names_every_file(folder):
+    index = (README.parent / folder / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w./]+)\)", index))
+    files = {
+        path.relative_to(README.parent / folder).as_posix()
+        for path in (README.parent / folder).rglob("*")
+        if path.suffix in (".py", ".ipynb") and path.name != "__init__.py"
+    }
+    assert linked == files
+
+
+def test_it_is_a_page_and_what_it_names_is_there():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    for path in re.findall(r"\b(?:configs|scripts|jaxprune)/[\w/]*\.\w+", text):
+        assert (README.parent / path).exists(), path
+    for system in re.findall(r"\| `(\w+)`; `configs", text):
+        assert system in jp.methods
+    for command in re.findall(r"^\| `jaxprune (\w+)", text, re.MULTILINE):
+        assert command in cli._COMMANDS

@@ -1,4 +1,17 @@
-"""From a module of a neural-network library to a pure function and its variables, and back."""
+"""From a module of a neural-network library to a pure function and its variables, and back.
+
+`functional` turns a module into a pure function and its variables; `pruned.module()` turns what was
+pruned into such a module again, called as before.
+
+- `fn` may take several inputs and dictionaries, and return them; positional arguments are traced,
+  keyword arguments static. `pruned.module()` takes arrays by keyword as well (`rngs=`, `key=`).
+- Variables are `{"params": ..., ...}` with "/"-joined paths, so patterns such as
+  `protect=["head"]` name layers, with all below them, in every library.
+- An Equinox module and its function take one example: for batches prune
+  `lambda v, x: jax.vmap(fn, in_axes=(None, 0))(v, x)`, and pass `fn` to `pruned.module(fn)`.
+- A saved network is read with `jaxprune.load`; `pruned.module(fn)` then takes the function of a
+  module that is built as the unpruned one was.
+"""
 
 from __future__ import annotations
 

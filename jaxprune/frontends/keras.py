@@ -1,4 +1,29 @@
-"""Keras 3 on the JAX backend: a built model, which holds its variables."""
+"""Keras 3 on the JAX backend: a built model, which holds its variables.
+
+So all of `keras.applications` can be pruned. What comes back is a `keras.Model` with `compile`,
+`fit` and `predict`. Where KERAS_BACKEND is `jax` before Keras is imported:
+
+>>> import jax
+>>> import jaxprune as jp
+>>> import keras
+>>> from sklearn.datasets import load_digits
+>>> images, labels = load_digits(return_X_y=True)
+>>> layers = [keras.layers.Dense(64, "relu", name=name) for name in ("first", "next")]
+>>> model = keras.Sequential([*layers, keras.layers.Dense(10, name="out")], name="net")
+>>> model.build((None, 64))
+>>> fn, variables = jp.functional(model)
+>>> pruned = jp.prune(fn, variables, [(images[:256], labels[:256])], budget="params/2", method="l1",
+...                   key=jax.random.key(1))
+>>> small = pruned.module()
+>>> logits = small.predict(images, verbose=0)
+>>> jp.save("pruned", pruned)
+>>> small = jp.load("pruned").module(fn)                # as in another process, with `fn` as above
+>>> small.predict(images, verbose=0).shape
+(1797, 10)
+
+Keras numbers unnamed layers within a process: name them, or call `keras.utils.clear_session()`
+before the model is built, and a saved network is found again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,25 @@
-"""Flax NNX: a module, which holds its variables."""
+"""Flax NNX: a module, which holds its variables.
+
+The module that comes back trains with `nnx.Optimizer`, splits and nests as any:
+
+>>> import jax
+>>> import jaxprune as jp
+>>> from flax import nnx
+>>> from sklearn.datasets import load_digits
+>>> images, labels = load_digits(return_X_y=True)
+>>> linear = lambda i, o, seed: nnx.Linear(i, o, rngs=nnx.Rngs(seed))
+>>> layers = [linear(64, 64, 0), nnx.relu, linear(64, 64, 1), nnx.relu]
+>>> module = nnx.Sequential(*layers, linear(64, 10, 2))
+>>> fn, variables = jp.functional(module)
+>>> pruned = jp.prune(fn, variables, [(images[:256], labels[:256])], budget="params/2", method="l1",
+...                   key=jax.random.key(1))
+>>> small = pruned.module()
+>>> logits = small(images)
+>>> jp.save("pruned", pruned)
+>>> small = jp.load("pruned").module(fn)                # as in another process, with `fn` as above
+>>> small(images).shape
+(1797, 10)
+"""
 
 from __future__ import annotations
 

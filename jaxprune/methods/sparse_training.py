@@ -17,6 +17,45 @@ these penalties: that much is reconstructed.
 
 The parameters are those of `TrainState.params`, or of the whole traced pytree; the state beside
 them (running statistics) is never penalised.
+
+In a training loop:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import jaxprune as jp
+>>> import optax
+>>> from sklearn.datasets import load_digits
+>>> def fn(params, x):
+...     x = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+...     return x @ params["out"]["kernel"] + params["out"]["bias"]
+>>> def loss(params, images, labels):
+...     logits = fn(params, images)
+...     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+>>> images, labels = load_digits(return_X_y=True)
+>>> images, labels = jnp.float32(images / 8 - 1), jnp.asarray(labels)
+>>> keys = jax.random.split(jax.random.key(0))
+>>> params = {
+...     "hidden": {"kernel": jax.random.normal(keys[0], (64, 128)) / 8, "bias": jnp.zeros(128)},
+...     "out": {"kernel": jax.random.normal(keys[1], (128, 10)) / 8, "bias": jnp.zeros(10)},
+... }
+>>> graph = jp.trace(fn, params, images[:1])
+>>> strength = optax.linear_schedule(0.0, 3e-4, transition_steps=300)
+>>> optimizer = jp.group_lasso(graph, strength)(optax.sgd(0.05, momentum=0.9))
+>>> @jax.jit
+... def train_step(params, opt_state, images, labels):
+...     gradients = jax.grad(loss)(params, images, labels)
+...     updates, opt_state = optimizer.update(gradients, opt_state, params)
+...     return optax.apply_updates(params, updates), opt_state
+>>> opt_state = optimizer.init(params)
+>>> for step in range(600):
+...     at = jax.random.randint(jax.random.key(step), (64,), 0, 1500)
+...     params, opt_state = train_step(params, opt_state, images[at], labels[at])
+>>> batches = [(images[:256], labels[:256])]
+>>> pruned = jp.prune(fn, params, batches, budget={"hidden/kernel[1]": 32}, method="l1",
+...                   key=jax.random.key(1))
+>>> logits = pruned.wrap(fn)(pruned.variables, images[1500:])
+>>> bool(jnp.mean(logits.argmax(-1) == labels[1500:]) > 0.85)     # a quarter, not fine-tuned
+True
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from jaxprune.graph import Pruned
 from jaxprune.methods import L1
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment
-from jaxprune.pipeline.folder import problem_of
 from jaxprune.pipeline.lock import alone
 from jaxprune.pipeline.stages import load_pruned, student, trained, with_new_statistics
 from jaxprune.pipeline.training import Training, Variables
+from jaxprune.problem import Problem
 from jaxprune.report import summary as json_files
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig
@@ -57,7 +57,7 @@ class _Plan(NamedTuple):
 
 
 @alone
-def control(run: Experiment) -> dict[Control, Variables]:
+def control(run: Experiment) -> dict[str, Variables]:
     """Trains the controls that the config asks for, one after the other.
 
     Raises:
@@ -70,7 +70,7 @@ def control(run: Experiment) -> dict[Control, Variables]:
     }
 
 
-def controlled(run: Experiment, dense: Variables) -> dict[Control, Trained]:
+def controlled(run: Experiment, dense: Variables) -> dict[str, Trained]:
     """What `control` left.
 
     Args:
@@ -130,8 +130,7 @@ def _by_l1(run: Experiment, dense: Variables, name: Control) -> Pruned:
         widths = load_pruned(run).widths
     else:
         widths = allocate(None, run.graph, run.budget, "proportional").widths
-    problem = dataclasses.replace(problem_of(run, dense), budget=Budget(widths=widths))
-    chosen = L1().prune(problem)
+    chosen = L1().prune(Problem(run.graph, run.forward, dense, [], Budget(widths=widths)))
     return run.graph.slice(chosen.variables, chosen.masks)
 
 

@@ -167,7 +167,7 @@ def _fingerprint(split: Split | Streamed) -> str:
     of = (split.images, split.labels) if isinstance(split, Split) else (split.positions,)
     hashed = hashlib.sha256(str(split.image_shape).encode())
     for array in of:
-        hashed.update(np.ascontiguousarray(array))
+        hashed.update(np.ascontiguousarray(array).data)
     return hashed.hexdigest()
 
 

@@ -46,8 +46,6 @@ def train(run: Experiment) -> Variables:
 
 _SAME = ("data", "model", "train", "sparsity")
 """The fields of a config that say which network is trained, and how."""
-
-
 TRAINING = "training.json"
 """Of a training that another run did: which one, and its seed."""
 
@@ -80,6 +78,8 @@ def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(other.folder / "checkpoints" / "train", partial)
         origin = {"from": str(source), "seed": theirs.seed}
+        if (other.folder / TRAINING).exists():
+            origin = json_files.read(other.folder / TRAINING)
         json_files.write(run.folder / TRAINING, origin)
         partial.rename(mine)
 

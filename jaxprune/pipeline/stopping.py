@@ -34,12 +34,12 @@ class Stop:
 def stopping() -> Iterator[Stop]:
     """Notes the first SIGTERM in the block instead of ending the process.
 
-    >>> with stopping() as stop:
-    ...     for step in range(steps):
-    ...         ...
-    ...         if stop.requested:
-    ...             checkpoints.save(step, state)
-    ...             raise Stopped("train", step, steps)
+        with stopping() as stop:
+            for step in range(steps):
+                ...
+                if stop.requested:
+                    checkpoints.save(step, state)
+                    raise Stopped("train", step, steps)
 
     A second SIGTERM finds what was there before the block, by default the end of the process.
     Outside of the main thread signals cannot be received: there nothing is ever requested.

@@ -17,8 +17,8 @@ class MetricsWriter:
     A process that was killed while it wrote leaves a torn last line: opening the file again cuts
     it off, so that the next record does not continue it.
 
-    >>> with MetricsWriter("runs/digits/metrics.jsonl") as metrics:
-    ...     metrics.write(stage="train", step=100, loss=0.31)
+        with MetricsWriter("runs/digits/metrics.jsonl") as metrics:
+            metrics.write(stage="train", step=100, loss=0.31)
     """
 
     def __init__(self, path: str | os.PathLike[str]):

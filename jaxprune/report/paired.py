@@ -55,6 +55,7 @@ def difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Differen
 
     How often each value is drawn among N images is multinomial.
 
+    >>> import numpy as np
     >>> print(difference(np.array([True] * 90 + [False] * 10), np.array([True] * 100)))
     −10.00 (−16.00 to −5.00)
     """

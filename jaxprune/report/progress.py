@@ -26,9 +26,9 @@ def track(
 ) -> Iterator[Advance]:
     """A bar for one stage of `total` steps; a finished stage leaves one line with its time.
 
-    >>> with track("train", total=30, unit="epochs") as advance:
-    ...     for epoch in range(30):
-    ...         advance(note=f"loss {loss:.3f}")
+        with track("train", total=30, unit="epochs") as advance:
+            for epoch in range(30):
+                advance(note=f"loss {loss:.3f}")
 
     Where the standard output is no terminal nothing is written, whatever the environment says.
     """

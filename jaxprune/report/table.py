@@ -17,9 +17,9 @@ NETWORKS = {
     "unpruned": "unpruned",
     "finetuned": "unpruned, trained on like the pruned one",
     "plain": "unpruned, trained on without a teacher",
-    "scratch": "its widths, from random weights",
-    "scratch_distilled": "its widths, random weights, a teacher",
-    "l1": "its widths, channels by L1",
+    "scratch": "pruned widths, from random weights",
+    "scratch_distilled": "pruned widths, random weights, teacher",
+    "l1": "pruned widths, channels by L1",
     "l1_uniform": "uniform widths, channels by L1",
     "as_cut": "pruned, as cut",
     "recalibrated": "pruned, BatchNorm statistics anew",
@@ -30,8 +30,8 @@ SHORT = {
     "unpruned": "unpruned",
     "finetuned": "control",
     "plain": "control, no teacher",
-    "scratch": "from random weights",
-    "scratch_distilled": "from random weights, teacher",
+    "scratch": "random weights",
+    "scratch_distilled": "random weights, teacher",
     "l1": "L1",
     "l1_uniform": "L1, uniform widths",
     "as_cut": "as cut",
@@ -157,10 +157,11 @@ def _seconds(seconds: Mapping[str, float]) -> Table:
     """The wall time of each stage, with its share as a bar."""
     total = seconds.get("total", sum(seconds.values()))
     table = columns("stage", "time")
+    width = 2 + max(map(len, seconds))
     for stage, value in seconds.items():
         if stage != "total":
             bar = Text("▪" * round(40 * value / total) if total else "", style="cyan")
-            table.add_row(Text(f"{stage:<16}").append(bar), duration(value))
+            table.add_row(Text(f"{stage:<{width}}").append(bar), duration(value))
     table.add_row("total", duration(total), style="bold")
     return table
 

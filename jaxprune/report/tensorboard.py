@@ -30,8 +30,8 @@ class TensorBoard:
     the points of the killed process from that step on, so that none is there twice. Events are
     written by this thread, so that after `flush` none of the earlier ones is missing.
 
-    >>> with TensorBoard("runs/digits/tensorboard/train", step=100) as board:
-    ...     board.write(100, loss=0.31)
+        with TensorBoard("runs/digits/tensorboard/train", step=100) as board:
+            board.write(100, loss=0.31)
     """
 
     def __init__(self, folder: str | os.PathLike[str], step: int):

@@ -1,4 +1,4 @@
-"""A few rows of `scripts/third_party_models.py`; the README has the whole table."""
+"""A few rows of `scripts/third_party_models.py`; its docstring has the whole table."""
 
 import importlib.util
 from pathlib import Path

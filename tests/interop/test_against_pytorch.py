@@ -147,7 +147,7 @@ def module_of(model, variables, side):
 
 
 def fitted(net, state, record):
-    """The network with layers as narrow as these weights, as the README does it."""
+    """The network with layers as narrow as these weights, as `jaxprune.interop` does it."""
     state = {name: torch.from_numpy(array) for name, array in state.items()}
     for name, value in state.items():
         layer, _, leaf = name.rpartition(".")

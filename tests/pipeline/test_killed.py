@@ -129,6 +129,7 @@ def test_whatever_stops_it_it_ends_with_the_same_bits(start, tmp_path):
     for name in before.keys() | after.keys():
         assert name in measured or before[name] == after[name], name
     assert metrics.read(out / "metrics.jsonl") == metrics.read(reference / "metrics.jsonl")
+    assert (out / "answers.json").read_bytes() == (reference / "answers.json").read_bytes()
     first, second = (jp.load(d / "pruned") for d in (reference, out))
     assert jax.tree.all(jax.tree.map(np.array_equal, first.indices, second.indices))
     assert jax.tree.all(jax.tree.map(np.array_equal, first.variables, second.variables))

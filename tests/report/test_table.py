@@ -53,6 +53,16 @@ def test_figures():
     assert line(text, "total") == ["total", "1:15"]
 
 
+def test_every_control_has_its_line():
+    names = ("finetuned", "plain", "scratch", "scratch_distilled", "l1", "l1_uniform")
+    controls = {name: {"accuracy": 0.9 + i / 100} for i, name in enumerate(names)}
+    text = shown({**SUMMARY, "controls": controls})
+    assert max(map(len, text.splitlines())) <= 80
+    for name in names:
+        row = line(text, table.NETWORKS[name])
+        assert f"{controls[name]['accuracy']:.2%}" in row
+
+
 def test_groups_with_their_proven_gaps():
     name = "params/conv5_1/kernel[3]"
     group = {"size": 512, "kept": 128, "error": 0.12345, "gap": 0.0123}
