@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxprune import checkpoint
-from jaxprune.checkpoint import Checkpoints, restore_tree, save_tree
+from jaxprune.checkpoint import Checkpoints, networks, restore_tree, save_tree
 from jaxprune.graph import trace
 from jaxprune.graph.pruned import Pruned
 
@@ -285,7 +285,7 @@ def test_a_process_killed_at_any_moment_leaves_the_old_network_or_the_new(
     pruned, tmp_path, monkeypatch
 ):
     old = by_hand({"w": jnp.ones(2)})
-    steps = [(checkpoint, "save_tree"), (checkpoint.shutil, "rmtree"), (Path, "rename")]
+    steps = [(networks, "save_tree"), (networks.shutil, "rmtree"), (Path, "rename")]
     # Path.replace and Path.write_text are what it might use instead of these one day.
     steps += [(Path, "write_text"), (Path, "mkdir"), (Path, "replace")]
     for moment in range(100):
