@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -91,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     keep_freed_memory()
     try:
-        _dispatch(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _dispatch(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
@@ -475,10 +478,18 @@ def _usage() -> str:
     return _USAGE.format(methods=textwrap.fill(", ".join(METHODS), 78).replace("\n", "\n  "))
 
 
+def _warn(message: Warning | str, *_: Any) -> None:
+    """A warning as one line on the standard error."""
+    _say("33", "warning", str(message))
+
+
 def _fail(message: str) -> None:
     """One line on the standard error, and exit code 2."""
-    red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    if "NO_COLOR" in os.environ:
-        red = plain = ""
-    print(f"{red}jaxprune: error:{plain} {message}", file=sys.stderr)
+    _say("1;31", "error", message)
     sys.exit(2)
+
+
+def _say(colour: str, kind: str, message: str) -> None:
+    plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ
+    label = f"jaxprune: {kind}:"
+    print(label if plain else f"\033[{colour}m{label}\033[0m", message, file=sys.stderr)

@@ -84,6 +84,7 @@ from jaxprune.batches import Batches, first, inputs_of
 from jaxprune.budget import Budget
 from jaxprune.graph import Pruned, trace
 from jaxprune.methods import as_method
+from jaxprune.methods.harm import warn_of_harm
 from jaxprune.problem import Method, Metric, Problem, Selection, accuracy, cross_entropy
 from jaxprune.train.memory import MemoryRun
 
@@ -125,7 +126,8 @@ def prune(
     Returns:
       The pruned network, not fine-tuned: train `pruned.wrap(fn)` on `pruned.variables`. With a
       latency target `pruned.latency` says what was predicted and what the pruned network takes;
-      there is a warning where that is more than the target allows.
+      there is a warning where that is more than the target allows. There is one, too, where a group
+      is left with one unit, or the network at chance on the calibration batches.
 
     Raises:
       TypeError: a budget or a key that is none, a function that cannot be traced.
@@ -149,13 +151,13 @@ def prune(
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)
     graph, budget = latency.prepare(graph, budget, fn, variables, inputs, timer=timer)
     chosen.require(graph, budget)
-    selection = chosen.prune(
-        Problem(
-            graph, fn, variables, batches, budget,
-            loss=loss or cross_entropy, score=score or accuracy, key=key,
-            run=MemoryRun(fn, batches, loss or cross_entropy),
-        )
+    problem = Problem(
+        graph, fn, variables, batches, budget,
+        loss=loss or cross_entropy, score=score or accuracy, key=key,
+        run=MemoryRun(fn, batches, loss or cross_entropy),
     )  # fmt: skip
+    selection = chosen.prune(problem)
+    warn_of_harm(problem, selection)
     pruned = graph.slice(selection.variables, selection.masks)
     if "latency" not in budget.factors:
         return pruned

@@ -99,7 +99,7 @@ def test_sensitivity_beats_the_simple_rules():
 
 def test_tolerance_gives_every_group_one_drop():
     curves = curves_for(VGG, 1)
-    widths = allocate(curves, VGG, Budget("params/6"), "tolerance").widths
+    widths = allocate(curves, VGG, Budget("params/6", floor=0), "tolerance").widths
     sizes = dict(zip(VGG.names, VGG.sizes.tolist(), strict=True))
 
     drops = np.array([curves.accuracy_drop(n, w / sizes[n]) for n, w in widths.items()])

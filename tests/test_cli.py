@@ -113,7 +113,7 @@ def test_method_picks_a_method_and_its_fields_alone(path, pipeline, capsys):
         (["--method", "magic"], "unknown method 'magic'; there are genetic"),
         (["--method"], "--method needs a value"),
         (["--method", "l1", "--method.search.population", "3"],
-         "the method l1 has no such field; it is one of genetic. Its fields: schedule"),
+         "the method l1 has no such field; it is one of genetic. Its fields: normaliser, schedule"),
         (["--method.nonsense", "3"], "the method genetic has no such field. Its fields:"),
     ],
 )  # fmt: skip

@@ -15,6 +15,8 @@ from jaxprune.graph.cost import QUANTITIES
 KNOWN = (*QUANTITIES, "latency")
 """What a target may name. Latency is measured on a device before: see `jaxprune.latency`."""
 
+_FRACTIONS = 128  # of which the largest that meets the targets is looked for
+
 
 class CostModel(Protocol):
     """What an allocation needs of a network; a `ChannelGraph` is one."""
@@ -56,6 +58,10 @@ class Budget:
     """Pattern of groups to the least and the largest fraction that they keep."""
     min_channels: int = 1
     """Least number of channels that a group keeps; a smaller group stays whole."""
+    floor: float = 0.5
+    """No group keeps a smaller part than this of what one fraction for all groups would leave it.
+    Where `limits` name a group they stand instead. It is always within reach; 0 is none.
+    By measurement: `scripts/ranking_options.py`."""
     scopes: dict[str, float] = field(default_factory=dict)
     """Pattern of groups to the fraction of their units, taken together, that they keep.
     Each scope is ranked by itself, all other groups under the targets; for methods that rank."""
@@ -72,6 +78,8 @@ class Budget:
             if isinstance(value, str) or value < 1:
                 known = " or 'measured'" if name == "round_to" else ""
                 raise ValueError(f"budget.{name}: {value!r}, must be at least 1{known}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"budget.floor: {self.floor}, must be a fraction in [0, 1]")
         for pattern, limits in self.limits.items():
             pair = tuple(limits) if isinstance(limits, (tuple, list)) else ()
             if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1 or pair[1] == 0:
@@ -138,12 +146,21 @@ class Budget:
     def bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Least width, largest width and step of every group, int [G] each.
 
-        Between them the multiples of the step are allowed; the two ends are allowed widths.
+        Between them the multiples of the step are allowed; the two ends are allowed widths. The
+        floor is in the least width.
 
         Raises:
           ValueError: a pattern that matches no group, a group without an allowed width, fixed
             widths of other groups, or a `round_to` that was not measured yet.
         """
+        low, high, step = self._hard_bounds(model)
+        if self.widths or not self.floor:
+            return low, high, step
+        raised = self._floors(model, low, high)
+        return (raised if self._fits(model, raised) else low), high, step
+
+    def _hard_bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `bounds`, without the floor."""
         if self.widths:
             fixed = self._fixed(model)
             return fixed, fixed, np.ones(len(fixed), int)
@@ -171,6 +188,34 @@ class Budget:
             high.append(last)
         return np.array(low), np.array(high), np.full(len(low), self.round_to)
 
+    def _floors(self, model: CostModel, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The least widths that the floor asks for, int [G]."""
+        fractions = np.arange(1, _FRACTIONS + 1)[:, None] / _FRACTIONS
+        alike = self._rounded(fractions * model.sizes, model.sizes, low, high)
+        fraction = fractions[:, 0][self._fits(model, alike)].max(initial=0.0)
+        kept = np.full(len(low), fraction)
+        names = list(model.names)
+        for pattern, most in self.scopes.items():
+            for name in paths.select([pattern], names):
+                kept[names.index(name)] = min(fraction, most)
+        floors = self._rounded(self.floor * kept * model.sizes, model.sizes, low, high)
+        limited = {n for pattern in self.limits for n in paths.select([pattern], names)}
+        return np.where([name in limited for name in names], low, floors)
+
+    def _rounded(
+        self, widths: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> np.ndarray:
+        """The allowed widths from these up, int [..., G]."""
+        assert not isinstance(self.round_to, str)
+        up = np.ceil(widths / self.round_to - 1e-9).astype(int) * self.round_to
+        return np.clip(np.minimum(up, sizes), low, high)
+
+    def _fits(self, model: CostModel, widths: np.ndarray) -> np.ndarray:
+        """Whether widths [..., G] keep to every target, [...]."""
+        costs = model.costs(widths)
+        met = [np.asarray(within(costs[q], m)) for q, m in self.limits_of(model).items()]
+        return np.all(np.stack(met), axis=0)
+
     def widths_of(self, model: CostModel) -> list[np.ndarray]:
         """The allowed widths of every group, ascending."""
         return [
@@ -185,7 +230,7 @@ class Budget:
           ValueError: the narrowest network exceeds a target; with the best factor of each target.
             Fixed widths of other groups, or beyond a group's size.
         """
-        narrowest = model.costs(self.bounds(model)[0])
+        narrowest = model.costs(self._hard_bounds(model)[0])
         whole = model.costs(model.sizes)
         most = self.limits_of(model)
         missed = [q for q in most if not within(narrowest[q], most[q])]

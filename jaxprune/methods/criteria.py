@@ -7,7 +7,7 @@ Where the widths are given each group is ranked by itself, else all units over t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jax
 import numpy as np
@@ -24,17 +24,20 @@ _SCALE_NAMES = ("scale", "gamma", "weight")
 
 @dataclass(frozen=True)
 class Criterion(Method):
-    """A method that ranks units by `scores`, per group (units,), higher is more important.
+    """A method that ranks units by `scores`, per group (units,), higher is more important."""
 
-    Attributes:
-      normaliser: what a group's scores are divided by before they meet those of other groups.
-    """
-
-    normaliser: ClassVar[Normaliser] = "mean"
     keeps_scopes: ClassVar[bool] = True
 
     schedule: Schedule = field(default_factory=Schedule)
     """In how many rounds the network is pruned, and the training between them."""
+    normaliser: Normaliser = "l2"
+    """What a group's scores are divided by before they meet those of other groups: their mean,
+    largest, sum or Euclidean norm, or nothing. By measurement: `scripts/ranking_options.py`."""
+
+    def __post_init__(self):
+        if self.normaliser not in get_args(Normaliser):
+            known = ", ".join(get_args(Normaliser))
+            raise ValueError(f"normaliser is one of {known}, not {self.normaliser!r}")
 
     def scores(self, problem: Problem) -> Scores:
         """The importance of every unit."""
@@ -112,8 +115,6 @@ class BatchNormScale(Criterion):
     arXiv 1708.06519. The paper trains with `sparse_training.batchnorm_l1` first.
     """
 
-    normaliser: ClassVar[Normaliser] = "none"
-
     def scores(self, problem: Problem) -> Scores:
         """|γ|, the mean over the BatchNorm layers that a unit goes through."""
         leaves = dict(paths.leaves(problem.variables))
@@ -139,8 +140,6 @@ class Taylor(Criterion):
     "Pruning convolutional neural networks for resource efficient inference", arXiv 1611.06440.
     """
 
-    normaliser: ClassVar[Normaliser] = "none"
-
     def scores(self, problem: Problem) -> Scores:
         """`E |dL_n/dm|`, the first-order change of the loss of one sample."""
         return mask_gradients(problem).absolute
@@ -153,8 +152,6 @@ class Fisher(Criterion):
     Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", arXiv
     1801.05787; the score of one channel in Liu et al. 2021, arXiv 2108.00708.
     """
-
-    normaliser: ClassVar[Normaliser] = "none"
 
     def scores(self, problem: Problem) -> Scores:
         """`1/2 E (dL_n/dm)²`; coupled places are summed before the square."""

@@ -13,13 +13,14 @@ from jaxprune.budget.targets import within
 from jaxprune.graph import ChannelGraph, Group, paths
 from jaxprune.masks import Masks
 
-Normaliser = Literal["mean", "max", "sum", "none"]
+Normaliser = Literal["mean", "max", "sum", "l2", "none"]
 Scores = Mapping[str, np.ndarray]
 
 _NORMALISERS = {
     "mean": np.mean,
     "max": np.max,
     "sum": np.sum,
+    "l2": np.linalg.norm,
     "none": lambda s: 1.0,
 }
 

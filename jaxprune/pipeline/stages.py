@@ -19,6 +19,7 @@ from jaxprune import interop, models
 from jaxprune.budget import Curves
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.graph import Pruned
+from jaxprune.methods.harm import warn_of_harm
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment, config_of, missing
@@ -153,8 +154,11 @@ def prune(run: Experiment) -> Selection:
         problem = problem_of(run, trained(run))
         with run.stage("prune"):
             selection = run.config.method.prune(problem)
+            harm = warn_of_harm(problem, selection)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
-        json_files.write(path, {"figures": plain(selection.figures), "steps": steps_of(run)})
+        json_files.write(
+            path, {"figures": plain(selection.figures), "steps": steps_of(run), "warnings": harm}
+        )
         shutil.rmtree(run.folder / LOOPS, ignore_errors=True)
     chosen = selected(run)
     figures = chosen.figures

@@ -118,6 +118,11 @@ def test_scopes_are_ranked_by_themselves(case):
         allocate(None, graph, scoped, "proportional")
 
 
+def test_an_unknown_normaliser_is_refused():
+    with pytest.raises(ValueError, match=r"normaliser is one of mean, .*, not 'median'"):
+        jp.methods["l1"](normaliser="median")
+
+
 def test_equal_scores_fall_evenly_and_meet_a_target_closely(case):
     graph, *_ = case
     alike = {name: np.ones(group.size) for name, group in graph.groups.items()}
