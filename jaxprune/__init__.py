@@ -54,7 +54,8 @@ from jaxprune.config import (
 )
 from jaxprune.config import load as load_config
 from jaxprune.frontends import functional
-from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, accelerate, cost, trace
+from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, cost, outside, trace
+from jaxprune.kernels import accelerate
 from jaxprune.mesh import MeshConfig
 from jaxprune.methods import (
     L1,
@@ -74,10 +75,13 @@ from jaxprune.methods.rounds import Schedule
 from jaxprune.methods.sparse_training import SparsityConfig, batchnorm_l1, group_lasso
 from jaxprune.problem import Method, Problem, Retraining, Run, Selection
 from jaxprune.pruning import prune
+from jaxprune.report import found
 from jaxprune.search import SearchConfig
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
 from jaxprune.train.state import TrainConfig
+
+outside.accelerated, outside.drawn, outside.text = accelerate, found.drawn, found.text
 
 __version__ = "0.1.0"
 

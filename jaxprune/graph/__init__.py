@@ -3,7 +3,6 @@
 from jaxprune.graph.channel_graph import ChannelGraph
 from jaxprune.graph.check import Report
 from jaxprune.graph.consumers import Consumer, Tapped
-from jaxprune.graph.convolutions import accelerate
 from jaxprune.graph.cost import Cost
 from jaxprune.graph.groups import Group, Member
 from jaxprune.graph.pruned import Pruned
@@ -11,5 +10,5 @@ from jaxprune.graph.trace import cost, trace
 
 __all__ = [
     "ChannelGraph", "Consumer", "Cost", "Group", "Member", "Pruned", "Report", "Tapped",
-    "accelerate", "cost", "trace",
+    "cost", "trace",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import paths
-from jaxprune.graph.analysis import Node
+from jaxprune.graph.analysis import Block, Node
 from jaxprune.graph.arguments import flat_masks, require_binary, require_groups, require_shapes
 from jaxprune.graph.check import Report, check_laws
 from jaxprune.graph.compiled import compile_per_keywords, remember
@@ -22,9 +22,7 @@ from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.groups import Group, Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
-from jaxprune.graph.labels import Labels
-from jaxprune.graph.latency import LatencyTable, Rounding
-from jaxprune.graph.pieces import Pieces, split
+from jaxprune.graph.labels import Ids, Labels
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
 
@@ -40,8 +38,6 @@ class ChannelGraph:
       groups: by name. A group's name is the first variable axis that writes it, e.g.
         `params/conv1/kernel[3]`; it is the same for every batch size and JAX version.
       fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
-      latency: what was measured of it on a device, so that `costs` has a `latency` too.
-      rounding: which widths suit that device, where it was measured.
     """
 
     groups: dict[str, Group]
@@ -53,8 +49,6 @@ class ChannelGraph:
     _allow_inexact: bool = field(repr=False, default=False)
     _base: Pruned | None = field(repr=False, default=None)
     _rebuild: Callable[[Pruned], Any] | None = field(repr=False, default=None)
-    latency: LatencyTable | None = field(repr=False, default=None)
-    rounding: Rounding | None = field(repr=False, default=None)
     _compiled: dict[Any, Any] = field(repr=False, init=False, default_factory=dict)
 
     # Masks and costs.
@@ -126,12 +120,9 @@ class ChannelGraph:
     def costs(self, widths: Any) -> dict[str, Any]:
         """Totals for many widths at once: int [..., G] → quantity → float64 [...].
 
-        Widths on the device give totals there, differentiable, and no latency.
+        Widths on the device give totals there, differentiable.
         """
-        totals = evaluate(self._terms, widths)
-        if self.latency is None or isinstance(widths, jax.Array):
-            return totals
-        return {**totals, "latency": self.latency(widths)}
+        return evaluate(self._terms, widths)
 
     def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
         """The cost under masks, or under widths (group → int); of the whole network without."""
@@ -313,10 +304,12 @@ class ChannelGraph:
             start += group.size
         return value
 
-    def pieces(self, fn: Fn, variables: Any, *args: Any) -> Pieces:
-        """`fn` cut before each contraction, at these shapes; see `jaxprune.graph.pieces`."""
+    def analysed(
+        self, fn: Fn, variables: Any, *args: Any
+    ) -> tuple[Block, Callable[[Ids], np.ndarray]]:
+        """`fn` at these shapes: its equations with their channels, and ids → the graph's units."""
         reading = self._read(_inner(fn), variables, args, {})
-        return split(reading.block, reading.units(self._grouping.units), self.sizes)
+        return reading.block, reading.units(self._grouping.units)
 
     # The smaller network.
 

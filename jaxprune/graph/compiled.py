@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.graph import outside
 
 _MOST = 32
 
@@ -27,7 +27,7 @@ def compile_per_keywords(fn: Callable[..., Any]) -> Any:
         key = traced, *sorted((k, _hashable(v)) for k, v in static.items())
         if key not in compiled:
             called = functools.partial(fn, **static)
-            compiled[key] = jax.jit(called if traced else accelerate(called))
+            compiled[key] = jax.jit(called if traced else outside.accelerated(called))
         return compiled[key](variables, *args)
 
     return call

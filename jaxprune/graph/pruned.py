@@ -17,7 +17,6 @@ from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.cut import Positions, cut
 from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
-from jaxprune.graph.latency import LatencyCheck
 from jaxprune.graph.reading import Reading, State, read, state_outputs
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
@@ -37,7 +36,8 @@ class Pruned:
       allow_inexact: as given to `trace`.
       before: the indices of the pruning before, where this network was pruned more than once.
       rebuild: makes what `module` gives, where the traced function came from `functional`.
-      latency: what `prune` measured for a latency target; it is not saved.
+      latency: what `prune` measured for a latency target, of `jaxprune.latency.LatencyCheck`; it is
+        not saved.
     """
 
     variables: Any
@@ -48,7 +48,7 @@ class Pruned:
     allow_inexact: bool = False
     before: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     rebuild: Callable[[Pruned], Any] | None = field(default=None, repr=False)
-    latency: LatencyCheck | None = field(default=None, repr=False)
+    latency: Any = field(default=None, repr=False)
     _wrapped: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -94,9 +94,9 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     }
     if (run.folder / TRAINING).exists():
         summary["training"] = json_files.read(run.folder / TRAINING)
-    if run.graph.latency is not None:
+    if (predicted := latency.latency_of(run.graph)) is not None:
         units = np.array([widths[name] for name in run.graph.names])
-        summary["latency_predicted_ms"] = 1e3 * float(run.graph.latency(units))
+        summary["latency_predicted_ms"] = 1e3 * float(predicted(units))
     _plot_tradeoff(run, summary)
     json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary

@@ -24,7 +24,7 @@ from jax import lax
 
 from jaxprune.batches import count_of, first, inputs_of
 from jaxprune.graph import ChannelGraph, Consumer
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.problem import Problem
 
 Weighting = Literal["energy", "sum"]

@@ -19,7 +19,7 @@ from jax import lax
 
 from jaxprune.batches import first, inputs_of
 from jaxprune.graph import ChannelGraph, Consumer, paths
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.problem import Problem
 from jaxprune.statistics.gram import if_wanted, layers_of, places_of
 

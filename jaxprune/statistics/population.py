@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxprune.batches import count_of, first, inputs_of
 from jaxprune.graph import ChannelGraph
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.masks import Masks
 from jaxprune.mesh import DATA, POPULATION, place, require_shares
 from jaxprune.problem import Metric, Problem

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.data.augment import normalize
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.train.network import Forward, Network
 
 

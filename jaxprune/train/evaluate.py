@@ -17,7 +17,7 @@ from jaxprune.data.augment import normalize
 from jaxprune.data.batches import eval_batches
 from jaxprune.data.split import Split
 from jaxprune.data.streamed import Streamed
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.mesh import DATA, place, require_shares
 from jaxprune.train.network import Forward, Network
 

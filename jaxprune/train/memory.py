@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune.batches import Batches, inputs_of
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.problem import Fn, Metric, Retraining, Run
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainState

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxprune.data.augment import augment
 from jaxprune.graph import paths
-from jaxprune.graph.convolutions import accelerate
+from jaxprune.kernels import accelerate
 from jaxprune.mesh import DATA, constrain, sharding
 from jaxprune.train.losses import DistillConfig, objective
 from jaxprune.train.network import Network, Output

@@ -3,7 +3,7 @@
     graph, budget = latency.prepare(graph, "latency/2", fn, variables, images)
 
 Each layer is timed alone over the widths at its two ends, whole networks at a few widths beside
-them; see `jaxprune.graph.latency` for what is made of it. What is timed is compiled and run as
+them; see `jaxprune.latency.table` for what is made of it. What is timed is compiled and run as
 the sliced network is, so that the device's own stairs and slow widths are in it. Widths in between
 are interpolated, and `jaxprune.prune` times the pruned network at the end: `pruned.latency` has
 target, prediction and measurement, and a missed target is a warning.
@@ -27,9 +27,10 @@ import numpy as np
 
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph, Pruned
-from jaxprune.graph.convolutions import accelerate
-from jaxprune.graph.latency import LatencyCheck, LatencyTable, LayerTimes, Rounding, choose_rounding
-from jaxprune.graph.pieces import Piece
+from jaxprune.kernels import accelerate
+from jaxprune.latency.measured import latency_of, measured
+from jaxprune.latency.pieces import Piece, pieces_of
+from jaxprune.latency.table import LatencyCheck, LatencyTable, LayerTimes, Rounding, choose_rounding
 from jaxprune.masks import keep_top
 from jaxprune.report import summary as json_files
 from jaxprune.report.encode import plain
@@ -101,7 +102,7 @@ def measure(
       on_layer: called after each layer, for a progress bar.
     """
     grid = [_widths(graph, fraction, round_to) for fraction in sorted({*kept, 1.0})]
-    pieces = graph.pieces(fn, variables, *args).pieces
+    pieces = pieces_of(graph, fn, variables, *args).pieces
     known: dict[str, float] = {}
     layers = []
     for done, piece in enumerate(pieces, start=1):
@@ -133,7 +134,7 @@ def measure_rounding(
     if jax.default_backend() == "tpu":
         return Rounding(_LANES, device(), {}, f"the matrix unit of a TPU has {_LANES} lanes")
     sizes = graph.sizes
-    pieces = graph.pieces(fn, variables, *args).pieces
+    pieces = pieces_of(graph, fn, variables, *args).pieces
     ends = {p: min((int(sizes[g]) for g in (*p.reads, *p.writes)), default=0) for p in pieces}
     busiest = sorted((p for p in pieces if p.reads and ends[p] >= 8), key=lambda p: -p.macs)
     if not busiest:
@@ -189,7 +190,7 @@ def prepare(
         if "rounding" not in kept:
             kept["rounding"] = plain(measure_rounding(graph, fn, variables, *args, timer=timer))
         rounding = _rounding(kept["rounding"])
-        graph = dataclasses.replace(graph, rounding=rounding)
+        graph = measured(graph, rounding=rounding)
         budget = dataclasses.replace(budget, round_to=rounding.multiple)
     if "latency" in budget.factors:
         if kept.get("round_to") != budget.round_to:
@@ -202,7 +203,7 @@ def prepare(
                     round_to=budget.bounds(graph)[2][0], timer=timer, on_layer=on_layer,
                 )
             )  # fmt: skip
-        graph = dataclasses.replace(graph, latency=_table(kept["latency"]))
+        graph = measured(graph, latency=_table(kept["latency"]))
     if path and kept != before:
         json_files.write(path, kept)
     return graph, budget
@@ -231,15 +232,16 @@ def check(
     Raises:
       ValueError: the graph has no table.
     """
-    if graph.latency is None:
+    table = latency_of(graph)
+    if table is None:
         raise ValueError("this graph has no latencies yet: measure them with latency.prepare")
     calls = [call_of(fn, variables, args), call_of(pruned.wrap(fn), pruned.variables, args)]
-    dense, measured = timer(calls)
+    dense, taken = timer(calls)
     target = None
     if budget is not None and "latency" in budget.factors:
         target = dense / budget.factors["latency"]  # of now: a device is not always as fast
     widths = np.array([pruned.widths[name] for name in graph.names])
-    return LatencyCheck(target, float(graph.latency(widths)), measured, dense)
+    return LatencyCheck(target, float(table(widths)), taken, dense)
 
 
 def device() -> str:

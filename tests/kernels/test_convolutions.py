@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxprune.graph import accelerate, trace
-from jaxprune.graph.convolutions.forms import winograd
+from jaxprune.graph import trace
+from jaxprune.kernels import accelerate
+from jaxprune.kernels.forms import winograd
 
 LAYOUTS = {
     "last": (("NHWC", "HWIO", "NHWC"), (0, 1, 2, 3), (0, 1, 2, 3)),

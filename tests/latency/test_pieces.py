@@ -9,7 +9,14 @@ import pytest
 from networks import example
 
 from jaxprune.graph import trace
+from jaxprune.latency.pieces import pieces_of
 from jaxprune.masks import keep_top
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
 
 
 def run_pieces(split, variables, args, widths):
@@ -34,7 +41,7 @@ def run_pieces(split, variables, args, widths):
 def test_the_pieces_one_after_the_other_are_the_sliced_network(layers):
     fn, variables, x = example(layers)
     graph = trace(fn, variables, x, state=lambda out: out[1])
-    split = graph.pieces(fn, variables, x)
+    split = pieces_of(graph, fn, variables, x)
     assert len(split.pieces) > 1
     for widths in (graph.sizes, np.maximum(graph.sizes // 2, 1)):
         kept = dict(zip(graph.names, widths.tolist(), strict=True))
@@ -59,7 +66,7 @@ def test_bodies_of_jit_are_dissolved_and_loops_are_not():
     variables = {"a": (3, 8), "b": (8, 6), "c": (6, 6), "d": (6, 2)}
     variables = {name: jnp.ones(shape) for name, shape in variables.items()}
     graph = trace(fn, variables, jnp.ones((4, 3)))
-    pieces = graph.pieces(fn, variables, jnp.ones((4, 3))).pieces
+    pieces = pieces_of(graph, fn, variables, jnp.ones((4, 3))).pieces
     assert [p.name for p in pieces] == ["a", "b", "c", "d"]
     assert [(p.reads, p.writes) for p in pieces] == [
         ((), (0,)),

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxprune.graph.convolutions import bfloat16, forms, pooling
-from jaxprune.graph.convolutions.bits import bits, floats
-from jaxprune.graph.convolutions.forms import Padding
 from jaxprune.graph.rules.base import bind
+from jaxprune.kernels import bfloat16, forms, pooling
+from jaxprune.kernels.bits import bits, floats
+from jaxprune.kernels.forms import Padding
 
 _MOST_TAPS = 49
 """Products and copies that a form makes at most, one for each tap of a kernel."""

@@ -1,6 +1,6 @@
 """What was measured of a network on a device: its latency over widths, and which widths suit it.
 
-Plain data; `jaxprune.latency` measures it.
+Plain data; `jaxprune.latency.measure` measures it.
 """
 
 from __future__ import annotations

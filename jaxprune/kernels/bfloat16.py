@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxprune.graph.convolutions.bits import bits, floats
-from jaxprune.graph.convolutions.forms import Padding
+from jaxprune.kernels.bits import bits, floats
+from jaxprune.kernels.forms import Padding
 
 
 def taps(images: Array, kernel: Array, padding: Padding, size: Sequence[int],

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxprune.graph.convolutions.bits import bits, floats
+from jaxprune.kernels.bits import bits, floats
 
 
 def side_by_side(params: Any) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from jaxprune.graph.convolutions.choice import form_of
 from jaxprune.graph.rules.base import bind
+from jaxprune.kernels.choice import form_of
 
 # Parameters that are functions, of the primitives that can be bound anew with others.
 _INNER: dict[str, tuple[str, ...]] = {

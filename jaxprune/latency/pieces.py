@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from jaxprune.graph import ChannelGraph
 from jaxprune.graph.analysis import Block, Node, owned
 from jaxprune.graph.interpret import Sliced
 from jaxprune.graph.labels import PLAIN, Ids, Labels, sliced_shape
@@ -95,6 +96,11 @@ class Pieces:
     pieces: tuple[Piece, ...]
     ins: tuple[Slot, ...]
     outs: tuple[Atom, ...]
+
+
+def pieces_of(graph: ChannelGraph, fn: Callable[..., Any], variables: Any, *args: Any) -> Pieces:
+    """`fn` cut before each contraction, at these shapes."""
+    return split(*graph.analysed(fn, variables, *args), graph.sizes)
 
 
 def split(
