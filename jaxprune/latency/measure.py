@@ -196,11 +196,13 @@ def prepare(
         if kept.get("round_to") != budget.round_to:
             kept |= {"round_to": budget.round_to, "latency": None}
         if kept["latency"] is None:
-            _require_reachable(graph, budget, fn, variables, args, timer)
+            # The floor follows from what is within reach, which is not known before.
+            bare = dataclasses.replace(budget, floor=0)
+            _require_reachable(graph, bare, fn, variables, args, timer)
             kept["latency"] = plain(
                 measure(
                     graph, fn, variables, *args,
-                    round_to=budget.bounds(graph)[2][0], timer=timer, on_layer=on_layer,
+                    round_to=bare.bounds(graph)[2][0], timer=timer, on_layer=on_layer,
                 )
             )  # fmt: skip
         graph = measured(graph, latency=_table(kept["latency"]))
