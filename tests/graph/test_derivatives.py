@@ -380,3 +380,25 @@ def test_a_gate_acts_where_masks_do():
     graph = trace(deep, variables, X)
     with pytest.raises(ValueError, match=r"group up\[2\] is written and read inside"):
         graph.intercept(deep, lambda group, values: values, at="write")(variables, X)
+
+
+def test_a_derivative_rule_is_not_given_the_arrays_that_its_function_captures():
+    table = np.arange(1.0, 21.0).reshape(5, 4)
+
+    @jax.custom_jvp
+    def scaled(h):
+        return h * jnp.asarray(table)[jnp.array([1])]
+
+    @scaled.defjvp
+    def _(primals, tangents):
+        return scaled(*primals), 2 * tangents[0]
+
+    def fn(variables, x):
+        return scaled(jnp.tanh(x @ variables["a"])) @ variables["b"]
+
+    shapes = {"a": (3, 4), "b": (4, 2)}
+    variables = fill({n: jax.ShapeDtypeStruct(s, float) for n, s in shapes.items()})
+    x = jnp.cos(jnp.arange(6.0)).reshape(2, 3)
+    graph = trace(fn, variables, x)
+    assert list(graph.groups) == ["a[1]"]
+    assert_laws(graph, fn, variables, x)

@@ -42,10 +42,13 @@ def custom_jvp_call(
         return call(analysis, eqn, operands)
     body = eqn.params["call_jaxpr"]
     block, outs = analysis.walk(open_jaxpr(body), getattr(body, "consts", ()), operands)
-    zeros = tuple(not differentiable(v.aval) for v in eqn.invars)
+    # Captured arrays come first among the operands; the rule is not given them.
+    closed_over = eqn.params["num_consts"]
+    zeros = tuple(not differentiable(v.aval) for v in eqn.invars[closed_over:])
     rule_jaxpr, rule_consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-    tangents = [replace(v, constant=False) for v, z in zip(operands, zeros, strict=True) if not z]
-    rule, rule_outs = _walk_rule(analysis, rule_jaxpr, rule_consts, [*operands, *tangents])
+    given = operands[closed_over:]
+    tangents = [replace(v, constant=False) for v, z in zip(given, zeros, strict=True) if not z]
+    rule, rule_outs = _walk_rule(analysis, rule_jaxpr, rule_consts, [*given, *tangents])
 
     tangent_outs = iter(rule_outs[len(outs) :])
     versions = [[out.labels, rule_outs[i].labels] for i, out in enumerate(outs)]
@@ -63,7 +66,7 @@ def custom_jvp_call(
         return list(_with_jvp_rule(node, tuple(out_zeros), how)(*values))
 
     node = Node(eqn, Relation(block.ins, block.outs), inner=(block, rule), emit=emit)
-    return _own(analysis, node, operands, [not z for z in zeros]), [
+    return _own(analysis, node, operands, [False] * closed_over + [not z for z in zeros]), [
         replace(v, labels=c) for v, c in zip(outs, common, strict=True)
     ]
 
@@ -97,7 +100,8 @@ def _with_jvp_rule(
 ) -> Callable[..., tuple[Any, ...]]:
     """The user's function with the user's own derivative rule, both interpreted."""
     body, rule = node.inner
-    has_tangent = [differentiable(v.aval) for v in node.eqn.invars]
+    closed_over = node.eqn.params["num_consts"]
+    has_tangent = [differentiable(v.aval) for v in node.eqn.invars[closed_over:]]
 
     @jax.custom_jvp
     def primal(*args: Any) -> tuple[Any, ...]:
@@ -105,11 +109,12 @@ def _with_jvp_rule(
 
     @primal.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        given = [t for t, has in zip(tangents, has_tangent, strict=True) if has]
-        outs = run(rule, [*primals, *given], how)
-        results, moved = outs[: len(body.outs)], iter(outs[len(body.outs) :])
+        moved = tangents[closed_over:]
+        given = [t for t, has in zip(moved, has_tangent, strict=True) if has]
+        outs = run(rule, [*primals[closed_over:], *given], how)
+        results, rest = outs[: len(body.outs)], iter(outs[len(body.outs) :])
         tangents_out = [
-            _zero_tangent(out) if zero else next(moved)
+            _zero_tangent(out) if zero else next(rest)
             for out, zero in zip(results, zero_tangents, strict=True)
         ]
         return tuple(results), tuple(tangents_out)

@@ -145,12 +145,14 @@ def with_rule(
     in_rules: list[Seen] = []
     if len(rules) == 1:
         (rule,) = rules
+        closed_over = node.eqn.params["num_consts"]  # the rule is not given them
+        given = ins[closed_over:]
         tangents = [
             _tangent(effect)
-            for effect, var in zip(ins, node.eqn.invars, strict=True)
+            for effect, var in zip(given, node.eqn.invars[closed_over:], strict=True)
             if differentiable(var.aval)
         ]
-        follow(rule, [*ins, *tangents], in_rules)
+        follow(rule, [*given, *tangents], in_rules)
     elif rules:
         forward, backward = rules
         kept = follow(forward, ins, in_rules)[len(outs) :]
