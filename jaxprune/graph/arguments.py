@@ -63,6 +63,20 @@ def require_groups(groups: Groups, masks: Mapping[str, Any]) -> None:
         )
 
 
+def require_known(groups: Groups, given: Mapping[str, Any], what: str) -> None:
+    """Entries for groups alone, not necessarily for all.
+
+    Raises:
+      ValueError: an entry for what is no group.
+    """
+    for name in given:
+        if name not in groups:
+            raise ValueError(
+                f"{what} of {name!r}, which is no group; the groups are "
+                f"{paths.listed(list(groups))}"
+            )
+
+
 def require_binary(groups: Groups, masks: Mapping[str, Any]) -> None:
     """Masks that can be sliced: concrete, exactly 0 or 1, no group empty.
 

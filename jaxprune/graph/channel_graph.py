@@ -13,7 +13,13 @@ import numpy as np
 
 from jaxprune.graph import paths
 from jaxprune.graph.analysis import Block, Node
-from jaxprune.graph.arguments import flat_masks, require_binary, require_groups, require_shapes
+from jaxprune.graph.arguments import (
+    flat_masks,
+    require_binary,
+    require_groups,
+    require_known,
+    require_shapes,
+)
 from jaxprune.graph.check import Report, check_laws
 from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.consumers import Consumer, Tapped, unused
@@ -252,26 +258,59 @@ class ChannelGraph:
         Raises (when called):
           ValueError: channels that are written inside such a function and do not come out of it.
         """
-        if at not in ("write", "read"):
-            raise ValueError(f"at is 'write' or 'read', not {at!r}")
         inner = _inner(fn)
 
         def call(variables: Any, *args: Any, **static: Any) -> Any:
-            reading = self._read(inner, variables, args, static)
-            units_of = reading.units(self._grouping.units)
+            return self._looked_at(inner, gate, at, variables, args, static)
 
-            def gated(value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
-                for axis in axes:
-                    value = self._gated(value, axis, units_of(labels.tracked[(axis,)]), gate)
-                return value
-
-            if at == "write":
-                self._require_writes_outside(reading, units_of)
-            how = Dense(read=gated) if at == "read" else Dense(write=gated)
-            return _run(reading, variables, args, how)
-
-        key = ("intercept", inner, gate, at)
+        key = ("intercept", inner, gate, _place(at))
         return remember(self._compiled, key, lambda: compile_per_keywords(call))
+
+    def gated(self, fn: Fn, gate: Callable[[str, jax.Array, Any], Any], at: str = "write") -> Fn:
+        """`fn` with gates on its channels: `gated(fn, gate)(variables, gates, *args)`.
+
+        The channels of each group in `gates` are multiplied by `gate(group, values, gates[group])`,
+        where they are written or read; see `intercept` for `at` and `values`. `gates[group]` is any
+        pytree: it is an argument, so that what is compiled stays as it changes, and it can be
+        differentiated. Every layer that writes a group has the group's gate. For example
+        squeeze-and-excitation, one factor a sample and channel:
+
+            def gate(group, values, dense):
+                squeezed = values.mean((1, 2), keepdims=True)
+                return jax.nn.sigmoid(jax.nn.relu(squeezed @ dense["in"]) @ dense["out"])
+
+        Raises (when called):
+          ValueError: gates of no group; else as `intercept`.
+        """
+        inner = _inner(fn)
+
+        def call(variables: Any, gates: Masks, *args: Any, **static: Any) -> Any:
+            require_known(self.groups, gates, "gates")
+
+            def multiplied(group: str, values: jax.Array) -> jax.Array:
+                return values * gate(group, values, gates[group]) if group in gates else values
+
+            return self._looked_at(inner, multiplied, at, variables, args, static)
+
+        key = ("gated", inner, gate, _place(at))
+        return remember(self._compiled, key, lambda: compile_per_keywords(call))
+
+    def _looked_at(
+        self, fn: Fn, gate: Callable[[str, jax.Array], jax.Array], at: str,
+        variables: Any, args: Sequence[Any], static: Any,
+    ) -> Any:  # fmt: skip
+        reading = self._read(fn, variables, args, static)
+        units_of = reading.units(self._grouping.units)
+
+        def gated(value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
+            for axis in axes:
+                value = self._gated(value, axis, units_of(labels.tracked[(axis,)]), gate)
+            return value
+
+        if at == "write":
+            self._require_writes_outside(reading, units_of)
+        how = Dense(read=gated) if at == "read" else Dense(write=gated)
+        return _run(reading, variables, args, how)
 
     def _require_writes_outside(self, reading: Reading, units_of: Callable[..., Any]) -> None:
         ends = np.cumsum(self.sizes)
@@ -399,6 +438,12 @@ class ChannelGraph:
 def _inner(fn: Fn) -> Fn:
     """The user's own function, where `fn` comes from `pruned.wrap`."""
     return getattr(fn, "jaxprune_inner", fn)
+
+
+def _place(at: str) -> str:
+    if at not in ("write", "read"):
+        raise ValueError(f"at is 'write' or 'read', not {at!r}")
+    return at
 
 
 def _run(reading: Reading, variables: Any, args: Sequence[Any], how: Dense) -> Any:
