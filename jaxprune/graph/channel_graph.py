@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,133 +23,29 @@ from jaxprune.graph.arguments import (
 from jaxprune.graph.check import Report, check_laws
 from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.consumers import Consumer, Tapped, unused
-from jaxprune.graph.cost import Cost, Term, cost_at, evaluate
+from jaxprune.graph.costed import CostedGroups, Masks
 from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
-from jaxprune.graph.groups import Group, Grouping
+from jaxprune.graph.groups import Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
 from jaxprune.graph.labels import Ids, Labels
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
 
 Fn = Callable[..., Any]
-Masks = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelGraph:
-    """The coupled channel groups of a function, from `jaxprune.trace`.
+class ChannelGraph(CostedGroups):
+    """The coupled channel groups of a function, from `jaxprune.trace`; see also `CostedGroups`."""
 
-    Attributes:
-      groups: by name. A group's name is the first variable axis that writes it, e.g.
-        `params/conv1/kernel[3]`; it is the same for every batch size and JAX version.
-      fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
-    """
-
-    groups: dict[str, Group]
-    fixed: dict[str, str]
     _grouping: Grouping = field(repr=False)
-    _terms: list[Term] = field(repr=False)
     _dense: dict[str, tuple[tuple[int, ...], str]] = field(repr=False)
     _state: State | None = field(repr=False, default=None)
     _allow_inexact: bool = field(repr=False, default=False)
     _base: Pruned | None = field(repr=False, default=None)
     _rebuild: Callable[[Pruned], Any] | None = field(repr=False, default=None)
     _compiled: dict[Any, Any] = field(repr=False, init=False, default_factory=dict)
-
-    # Masks and costs.
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The groups' names, in the order of `sizes` and of the last axis of `costs`."""
-        return tuple(self.groups)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """The groups' sizes in units, int (G,)."""
-        return np.array([g.size for g in self.groups.values()])
-
-    def full_masks(self) -> dict[str, jax.Array]:
-        """Masks that keep everything: per group float32 ones (units,)."""
-        return {name: jnp.ones(g.size, jnp.float32) for name, g in self.groups.items()}
-
-    def masks(self, dropped: Mapping[str, Sequence[int]]) -> dict[str, jax.Array]:
-        """Masks that drop units by hand: group, or a pattern that names one group → units.
-
-        Raises:
-          ValueError: a name that is no group's or several groups', or what is no unit of it.
-        """
-        masks = self.full_masks()
-        for pattern, units in dropped.items():
-            name = self._group_called(pattern)
-            size, numbers = self.groups[name].size, np.asarray(units)
-            whole = numbers.ndim == 1 and (
-                not numbers.size or np.issubdtype(numbers.dtype, np.integer)
-            )
-            odd = numbers[(numbers < 0) | (numbers >= size)].tolist() if whole else units
-            if not whole or odd:
-                raise ValueError(
-                    f"group {name} has units 0 to {size - 1}, not {odd}: masks({{group: [unit, "
-                    "…]}) lists the units that fall; masks of 0 and 1 are used as they are"
-                )
-            masks[name] = masks[name].at[numbers.astype(int)].set(0)
-        return masks
-
-    def _group_called(self, pattern: str) -> str:
-        try:
-            chosen = paths.select([pattern], self.groups)
-        except ValueError as error:
-            # The name of a variable tells where its channels are to be found, those first that it
-            # makes.
-            members = [(m, n) for n, g in self.groups.items() for m in g.members]
-            members.sort(key=lambda member: member[0].role != "writes")
-            places = {axis: f"fixed ({why})" for axis, why in self.fixed.items()}
-            places |= {f"{m.path}[{m.axis}]": f"in the group {n}" for m, n in members}
-            try:
-                axis = paths.select([pattern], places)[0]
-            except ValueError:
-                raise error from None
-            raise ValueError(
-                f"{pattern!r} names no group: the channels of {axis} are {places[axis]}"
-            ) from None
-        if len(chosen) > 1:
-            raise ValueError(
-                f"{pattern!r} names {len(chosen)} groups, and units are those of one: "
-                f"{paths.listed(chosen)}"
-            )
-        return chosen[0]
-
-    def widths(self, masks: Masks) -> dict[str, int]:
-        """The number of units that masks keep, per group."""
-        return {name: int(np.sum(np.asarray(masks[name]) != 0)) for name in self.groups}
-
-    def costs(self, widths: Any) -> dict[str, Any]:
-        """Totals for many widths at once: int [..., G] → quantity → float64 [...].
-
-        Widths on the device give totals there, differentiable.
-        """
-        return evaluate(self._terms, widths)
-
-    def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
-        """The cost under masks, or under widths (group → int); of the whole network without."""
-        if masks is None:
-            return cost_at(self._terms, self.sizes.astype(float))
-        require_groups(self.groups, masks)
-        whole = [np.ndim(masks[name]) == 0 for name in self.groups]
-        widths = masks if all(whole) else self.widths(masks)
-        return cost_at(self._terms, np.array([float(widths[name]) for name in self.groups]))
-
-    def preview(self, masks: Masks) -> Preview:
-        """What cutting by these masks costs and saves, as data; `str()` of it is a table.
-
-        Widths, parameters, MACs and activations, in total and per group, without cutting anything:
-
-            print(graph.preview(graph.masks({"conv1": [3, 5]})))
-
-        Raises:
-          ValueError: masks that `slice` would not take.
-        """
-        return preview(self, masks)
 
     # Interpretations.
 
@@ -406,6 +302,18 @@ class ChannelGraph:
         called = functools.partial(_inner(fn), **static)
         own = None if self._base is None else self._base.wrap(called)
         return check_laws(self, called, variables, args, seed, own=own)
+
+    def preview(self, masks: Masks) -> Preview:
+        """What cutting by these masks costs and saves, as data; `str()` of it is a table.
+
+        Widths, parameters, MACs and activations, in total and per group, without cutting anything:
+
+            print(graph.preview(graph.masks({"conv1": [3, 5]})))
+
+        Raises:
+          ValueError: masks that `slice` would not take.
+        """
+        return preview(self, masks)
 
     def explain(self) -> Explanation:
         """Every group and every fixed axis, as data; `str()` of it is a table."""

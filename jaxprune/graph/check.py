@@ -5,16 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune.graph.held import Held, Laws
+from jaxprune.graph.held import Held, Laws, Network
 from jaxprune.graph.rounding import QUICK, is_inexact, tolerance_of, widened
-
-if TYPE_CHECKING:
-    from jaxprune.graph.channel_graph import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def check_laws(
-    graph: ChannelGraph,
+    graph: Network,
     fn: Callable[..., Any],
     variables: Any,
     args: Sequence[Any],

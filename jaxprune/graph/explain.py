@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxprune.graph import outside
 from jaxprune.graph.arguments import require_binary
 from jaxprune.graph.cost import QUANTITIES, Cost
-
-if TYPE_CHECKING:
-    from jaxprune.graph.channel_graph import ChannelGraph
+from jaxprune.graph.costed import CostedGroups
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Preview:
         return outside.text(self)
 
 
-def explain(graph: ChannelGraph) -> Explanation:
+def explain(graph: CostedGroups) -> Explanation:
     """Collects the rows; a unit's cost is the difference that one unit less would make."""
     saved = _saved(graph, graph.sizes - 1)
     rows = []
@@ -127,7 +125,7 @@ def explain(graph: ChannelGraph) -> Explanation:
     return Explanation(tuple(rows), graph.fixed, graph.cost())
 
 
-def preview(graph: ChannelGraph, masks: Mapping[str, Any]) -> Preview:
+def preview(graph: CostedGroups, masks: Mapping[str, Any]) -> Preview:
     """Counts what masks would save, without cutting anything.
 
     Raises:
@@ -148,7 +146,7 @@ def preview(graph: ChannelGraph, masks: Mapping[str, Any]) -> Preview:
     return Preview(tuple(rows), graph.cost(), graph.cost(widths))
 
 
-def _saved(graph: ChannelGraph, widths: np.ndarray) -> dict[str, np.ndarray]:
+def _saved(graph: CostedGroups, widths: np.ndarray) -> dict[str, np.ndarray]:
     """What each group's narrowing to `widths` (G,) saves by itself: quantity → float64 (G,)."""
     sizes = graph.sizes
     whole, alone = graph.costs(sizes), graph.costs(sizes - np.diag(sizes - widths))

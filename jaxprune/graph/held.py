@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jaxprune.graph import paths
 from jaxprune.graph.compiled import quick_options
 from jaxprune.graph.cut import Positions, cut
+from jaxprune.graph.groups import Group
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.rounding import (
     QUICK,
@@ -26,15 +27,33 @@ from jaxprune.graph.rounding import (
     tolerance_of,
 )
 
-if TYPE_CHECKING:
-    from jaxprune.graph.channel_graph import ChannelGraph
-
 _NUDGES = 3
 _ONE_BY_ONE = 32
 _SAFETY = 10  # how much further than such a nudge the order of sums may move a value
 
 Values = tuple[list[Any], list[Any]]
 """The flat outputs of a function, and the gradients of the variables that have one."""
+
+
+class Network(Protocol):
+    """What the laws are held on; a `ChannelGraph` is one."""
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """By name."""
+        ...
+
+    def full_masks(self) -> dict[str, jax.Array]:
+        """Masks that keep everything."""
+        ...
+
+    def masked(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`masked(fn)(variables, masks, *args)`."""
+        ...
+
+    def slice(self, variables: Any, masks: Mapping[str, Any]) -> Pruned:
+        """The smaller network."""
+        ...
 
 
 class Entry(NamedTuple):
@@ -104,7 +123,7 @@ class Laws:
 
     def __init__(
         self,
-        graph: ChannelGraph,
+        graph: Network,
         fn: Callable[..., Any],
         own: Callable[..., Any],
         seed: int,
@@ -256,7 +275,7 @@ class Laws:
             yield Entry(*label, *one, step)
 
 
-def random_masks(graph: ChannelGraph, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_masks(graph: Network, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """0/1 masks with a random number of units kept in each group, at least one."""
     masks = {}
     for name, group in graph.groups.items():
