@@ -36,7 +36,7 @@ config = jp.RunConfig(
         flip=True,
     ),
     validation=jp.ValidationConfig(images=768),
-    budget=jp.Budget("macs/2"),
+    budget=jp.Budget("macs/2", groups="inner"),
     calibration=jp.CalibrationConfig(images=1000, batch_size=50),
     method=jp.Genetic(schedule=jp.Schedule("layerwise")),
     finetune=jp.FinetuneConfig(

@@ -29,7 +29,7 @@ config = replace(
         ),
     ),
     validation=jp.ValidationConfig(images=1024),
-    budget=jp.Budget("macs/3"),
+    budget=jp.Budget("macs/3", groups="inner"),
     finetune=replace(
         base.finetune, optimizer=jp.OptimizerConfig(learning_rate=0.01, schedule="cosine")
     ),

@@ -22,7 +22,6 @@ config = replace(
         epochs=150,
         optimizer=jp.OptimizerConfig(learning_rate=0.05, weight_decay=4e-5, schedule="cosine"),
     ),
-    groups="all",
     budget=jp.Budget("macs/1.43", limits={"stage*/project_conv": (1, 1)}),
     finetune=replace(
         base.finetune,

@@ -24,7 +24,7 @@ config = jp.RunConfig(
         precision="bfloat16",
     ),
     validation=jp.ValidationConfig(images=1024),
-    budget=jp.Budget("macs/2"),
+    budget=jp.Budget("macs/2", groups="inner"),
     calibration=jp.CalibrationConfig(images=1000, batch_size=50),
     finetune=jp.FinetuneConfig(
         epochs=30,

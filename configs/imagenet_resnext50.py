@@ -22,6 +22,5 @@ config = replace(
         epochs=100,
         optimizer=replace(base.train.optimizer, milestones=(0.3, 0.6, 0.9)),
     ),
-    groups="all",
     budget=jp.Budget("macs/2", limits={"stage*/conv3": (1, 1)}),
 )

@@ -181,8 +181,6 @@ class RunConfig:
     """The training of the unpruned network."""
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     """A penalty in that training that makes channels fall apart into weak and strong ones."""
-    groups: Literal["inner", "all"] = "inner"
-    """Whether residual groups that span a stage stay whole (`inner`) or are pruned too (`all`)."""
     protect: tuple[str, ...] = ()
     """Patterns of layers or variables whose channels stay: `conv1_1`, `stage3`, `*/kernel`."""
     budget: Budget = field(default_factory=lambda: Budget("params/8,macs/3"))

@@ -18,7 +18,6 @@ from jaxprune.budget import Budget, allocate
 from jaxprune.data import Split
 from jaxprune.graph import trace
 from jaxprune.methods import get
-from jaxprune.pipeline.experiment import spanning_groups
 from jaxprune.problem import Problem
 from jaxprune.train.loop import fit
 
@@ -65,13 +64,6 @@ def built(name, side=None):
     return module, network, variables, graph
 
 
-def budget_of(config, graph) -> Budget:
-    """The config's budget, as a run has it."""
-    whole = spanning_groups(graph) if config.groups == "inner" else []
-    limits = {**config.budget.limits, **dict.fromkeys(whole, (1.0, 1.0))}
-    return dataclasses.replace(config.budget, limits=limits)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_model_fits_the_data_and_the_budget_can_be_met(name):
     config = CONFIGS[name]
@@ -79,14 +71,14 @@ def test_the_model_fits_the_data_and_the_budget_can_be_met(name):
     _, _, variables, graph = built(name)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert graph.cost().params == params
-    budget_of(config, graph).require_feasible(graph)
+    config.budget.require_feasible(graph)
 
 
 @pytest.mark.parametrize("name", sorted(STEPS.values()))
 def test_a_few_steps_the_cut_and_a_step_after_it(name, quick_compilation):
     config = CONFIGS[name]
     module, network, shapes, graph = built(name)
-    allocation = allocate(None, graph, budget_of(config, graph), "proportional")
+    allocation = allocate(None, graph, config.budget, "proportional")
     whole = graph.cost()
     for quantity, factor in config.budget.factors.items():
         assert allocation.costs[quantity] <= getattr(whole, quantity) / factor

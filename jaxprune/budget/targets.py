@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class CostModel(Protocol):
     @property
     def sizes(self) -> np.ndarray:
         """The groups' sizes, int [G]."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, Any]:
+        """The groups, of which `summed` is asked."""
         ...
 
     def costs(self, widths: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -56,6 +61,8 @@ class Budget:
     `measured` times the network's layers and takes what suits the device at hand."""
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Pattern of groups to the least and the largest fraction that they keep."""
+    groups: Literal["all", "inner"] = "all"
+    """`inner` leaves whole what is a sum of several layers' outputs, as in a residual stage."""
     min_channels: int = 1
     """Least number of channels that a group keeps; a smaller group stays whole."""
     floor: float = 0.5
@@ -78,6 +85,8 @@ class Budget:
             if isinstance(value, str) or value < 1:
                 known = " or 'measured'" if name == "round_to" else ""
                 raise ValueError(f"budget.{name}: {value!r}, must be at least 1{known}")
+        if self.groups not in ("all", "inner"):
+            raise ValueError(f"budget.groups: {self.groups!r}, must be 'all' or 'inner'")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"budget.floor: {self.floor}, must be a fraction in [0, 1]")
         for pattern, limits in self.limits.items():
@@ -259,6 +268,8 @@ class Budget:
 
     def _fractions(self, model: CostModel) -> dict[str, tuple[float, float]]:
         fractions = dict.fromkeys(model.names, (0.0, 1.0))
+        if self.groups == "inner":
+            fractions |= {n: (1.0, 1.0) for n, group in model.groups.items() if group.summed}
         for pattern, (low, high) in self.limits.items():
             try:
                 matched = paths.select([pattern], model.names)

@@ -181,6 +181,7 @@ class Analysis:
       read: ids of variables that contractions read along.
       work: the contractions, for the cost model.
       own: the functions with their own derivative rules, those inside others aside.
+      added: ids at which two values that depend on the inputs are added, each with ids of its own.
       around: the calls whose bodies hold what is walked now, outermost first.
       repeats: how often what is walked now runs, for the cost model.
       rule_depth: how many derivative rules hold what is walked now.
@@ -196,6 +197,7 @@ class Analysis:
     read: list[Ids] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
     own: list[Own] = field(default_factory=list)
+    added: list[Ids] = field(default_factory=list)
     _sums: list[tuple[tuple[Ids, ...], Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
     _means: list[tuple[Node, Division, tuple[Any, ...]]] = field(default_factory=list)
@@ -261,6 +263,8 @@ class Analysis:
         total, division = add_up(eqn, [v.total for v in operands], numbers, new)
         if division is not None:
             self._means.append((node, division, self.around))
+        if eqn.primitive.name in ("add", "add_any", "sub"):
+            self._notice_sum(operands)
         if relation.work:
             self._contraction(node, operands)
             sums = frozenset()
@@ -322,8 +326,22 @@ class Analysis:
 
     def _ledgers(self) -> tuple[list[Any], ...]:
         return (
-            self.written, self.read, self.work, self.own, self._sums, self._normalised, self._means
+            self.written, self.read, self.work, self.own, self.added, self._sums, self._normalised,
+            self._means,
         )  # fmt: skip
+
+    def _notice_sum(self, operands: list[Value]) -> None:
+        """Remembers the channels along which two layers' outputs are added, as in a residual block.
+
+        Not a bias, which is constant, nor what comes from one layer twice, as `x + x³` in a GELU.
+        """
+        if any(v.constant for v in operands):
+            return
+        first, second = (v.labels.tracked for v in operands)
+        for axes, ids in first.items():
+            other = second.get(axes)
+            if other is not None and not np.array_equal(ids, other):
+                self.added.append(ids)
 
     def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
         """Remembers where a sum over channels comes back to meet channels along their axis."""

@@ -39,12 +39,14 @@ class Group:
       size: its units.
       members: where its channels lie.
       kind: what a unit is, where that can be told: `heads`, `head width`, `key-value heads, …`.
+      summed: whether a unit is a sum of several layers' outputs, as in a residual stage.
     """
 
     name: str
     size: int
     members: tuple[Member, ...]
     kind: str = ""
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
     order = _writing_order(analysis, axes)
     reads = _read_axes(analysis, axes)
     kinds = tell(analysis, roots, axes)
+    added = np.zeros(analysis.channels.count, bool)
+    added[roots[np.concatenate(analysis.added)] if analysis.added else []] = True
     found = []
     alone: dict[int, str] = {}
     for places in _alike(axes, roots, stuck):
@@ -99,16 +103,18 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
         )
         first = members[0].positions[:, 0]
         written = {n: m.positions for n, m in zip(numbers, members, strict=True) if n not in reads}
-        kind = kinds.of(roots[axes[numbers[0]][2][first]], written)
-        found.append((order[numbers[0]], members, kind))
+        units = roots[axes[numbers[0]][2][first]]
+        kernels = {axes[n][0] for n in written if len(analysis.shapes[axes[n][0]]) > 1}
+        summed = len(kernels) > 1 and bool(added[units].any())
+        found.append((order[numbers[0]], members, (kinds.of(units, written), summed)))
 
     groups: dict[str, Group] = {}
-    for _, members, kind in sorted(found, key=lambda f: f[0]):
+    for _, members, told in sorted(found, key=lambda f: f[0]):
         writer = next((m for m in members if m.role == "writes"), members[0])
         base = name = _known(writer, names) or f"{writer.path}[{writer.axis}]"
         while name in groups:
             name = f"{base}#{sum(g.startswith(base) for g in groups) + 1}"
-        groups[name] = Group(name, len(members[0].positions), members, kind)
+        groups[name] = Group(name, len(members[0].positions), members, *told)
 
     fixed, own = {}, analysis.channels.own_reasons()
     for number, (path, axis, ids) in enumerate(axes):

@@ -54,7 +54,7 @@ class Experiment:
       forward: `(variables, images) → logits`, in evaluation mode: what is traced and pruned.
       shapes: of the unpruned network's variables.
       graph: of `forward`, traced at a batch of one: costs are per image.
-      budget: the config's, with the groups that `groups` leaves whole.
+      budget: the config's, measured where it asks for this device.
       penalty: wraps the optimizer of the unpruned network's training.
       mesh: of the devices that share the work, where the config asks for several.
     """
@@ -186,10 +186,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     _require_weights(config, module, shape)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     graph = trace(forward, shapes, image, protect=config.protect)
-    budget = config.budget
-    if config.groups == "inner":
-        budget = _leave_whole(budget, spanning_groups(graph))
-    graph, budget = _with_latency(config, graph, budget, forward, shapes, shape)
+    graph, budget = _with_latency(config, graph, config.budget, forward, shapes, shape)
     config.method.require(graph, budget)
     steps = total_steps(config.train, len(dataset.train))
     penalty = sparse_training.build(config.sparsity, graph, steps)
@@ -250,15 +247,6 @@ def missing(run: Experiment, what: str, command: str) -> FileNotFoundError:
     )
 
 
-def spanning_groups(graph: ChannelGraph) -> list[str]:
-    """Groups that several kernels write: the sums of a residual stage, and what is tied to them."""
-    return [
-        name
-        for name, group in graph.groups.items()
-        if sum(m.role == "writes" and m.path.endswith("kernel") for m in group.members) > 1
-    ]
-
-
 def _with_latency(
     config: RunConfig,
     graph: ChannelGraph,
@@ -287,12 +275,6 @@ def _with_latency(
             graph, budget, forward, variables, images,
             path=config.folder / "latency.json", on_layer=on_layer,
         )  # fmt: skip
-
-
-def _leave_whole(budget: Budget, groups: list[str]) -> Budget:
-    return dataclasses.replace(
-        budget, limits={**budget.limits, **dict.fromkeys(groups, (1.0, 1.0))}
-    )
 
 
 def _open_folder(config: RunConfig) -> Path:

@@ -104,12 +104,33 @@ def abstract(name, shape=(224, 224, 3), classes=1000, **options):
 )
 def test_groups_of_resnets(name, inner, spanning):
     groups = trace(*abstract(name)).groups
-    residual = [g for g in groups.values() if sum(m.role == "writes" for m in g.members) > 5]
+    residual = [g for g in groups.values() if g.summed]
     assert len(groups) == inner + spanning
     # The stem of ResNet-50 is no residual group; that of ResNet-18 is its first stage's.
     assert len(residual) == 4
     assert [g.size for g in residual] == [64 * 2**i * (4 if spanning == 5 else 1) for i in range(4)]
     assert next(iter(groups)) == "params/conv1/kernel[3]"
+
+
+@pytest.mark.parametrize(("name", "stages"), [("resnext50", 4), ("mobilenetv2", 5)])
+def test_a_grouped_or_depthwise_convolution_is_no_sum(name, stages):
+    groups = trace(*abstract(name, (64, 64, 3), 10)).groups
+    assert sum(g.summed for g in groups.values()) == stages
+
+
+def test_what_is_a_sum_of_layers_and_what_is_not():
+    def fn(v, x):
+        h = x @ v["stem"] + v["bias"]
+        h = h + jax.nn.gelu(h @ v["up"]) @ v["down"]
+        gated = jax.nn.silu(h @ v["gate"]) * (h @ v["value"])  # a product: SwiGLU
+        return gated @ v["out"], h @ v["head"]
+
+    shapes = {"stem": (5, 8), "bias": (8,), "up": (8, 12), "down": (12, 8), "gate": (8, 10)}
+    shapes |= {"value": (8, 10), "out": (10, 4), "head": (8, 2)}
+    variables = {n: jnp.ones(s) for n, s in shapes.items()}
+    groups = trace(fn, variables, jnp.ones((3, 5))).groups
+    summed = {"stem[1]": True, "up[1]": False, "gate[1]": False}
+    assert {n: g.summed for n, g in groups.items()} == summed
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19", "vgg16_imagenet"])
@@ -124,7 +145,7 @@ def test_every_layer_of_a_vgg_but_the_last_is_a_group(name):
 
 def test_shortcut_a_ties_a_stage_to_a_part_of_the_next():
     groups = trace(*abstract("resnet20", (32, 32, 3), 10)).groups
-    spanning = [g for g in groups.values() if "conv1/kernel[3]" not in g.name.split("/", 2)[-1]]
+    spanning = [g for g in groups.values() if g.summed]
     # 16 channels through all stages, the 16 that stage 2 adds, and the 32 that stage 3 adds.
     assert sorted(g.size for g in spanning) == [16, 16, 32]
 

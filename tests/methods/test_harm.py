@@ -92,3 +92,23 @@ def test_limits_stand_before_the_floor():
     assert widths[B] == 2 and widths["a[1]"] == 5
     with pytest.raises(ValueError, match=r"budget\.floor: 2, must be a fraction"):
         jp.Budget("params/2", floor=2)
+
+
+def test_sums_of_layers_stay_whole_where_that_is_asked_for():
+    def residual(v, x):
+        x = x @ v["stem"]
+        return (x + jax.nn.relu(x @ v["up"]) @ v["down"]) @ v["head"]
+
+    shapes = {"stem": (6, 8), "up": (8, 16), "down": (16, 8), "head": (8, 3)}
+    weights = {n: jnp.asarray(RNG.normal(size=s), jnp.float32) for n, s in shapes.items()}
+    graph = jp.trace(residual, weights, X)
+    least = {
+        groups: dict(
+            zip(graph.names, jp.Budget("params/1.5", groups=groups).bounds(graph)[0], strict=True)
+        )
+        for groups in ("all", "inner")
+    }
+    assert least["inner"]["stem[1]"] == 8 > least["all"]["stem[1]"]
+    assert least["inner"]["up[1]"] < 16
+    with pytest.raises(ValueError, match=r"budget\.groups: 'some', must be 'all' or 'inner'"):
+        jp.Budget("params/2", groups="some")
