@@ -180,7 +180,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training of the unpruned network."""
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
-    """A penalty in that training that makes channels fall apart into weak and strong ones."""
+    """A sparsity penalty in that training, which drives unimportant channels towards zero."""
     protect: tuple[str, ...] = ()
     """Patterns of layers or variables whose channels stay: `conv1_1`, `stage3`, `*/kernel`."""
     budget: Budget = field(default_factory=lambda: Budget("params/8,macs/3"))

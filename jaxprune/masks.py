@@ -38,7 +38,7 @@ def zeroed(graph: ChannelGraph, variables: Any, masks: Mapping[str, Any]) -> Any
     """The variables with zeros at every place of every unit that the masks drop.
 
     Whoever scores these variables sees a network whose dropped units are gone: their filters have
-    no norm, and their readers' kernels make nothing of them.
+    no norm, and the kernels that read them are zero.
 
     Args:
       graph: from `trace`.

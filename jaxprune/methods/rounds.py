@@ -134,7 +134,7 @@ def in_rounds(
         asked = _asked(problem, budgets[number], masks, every=schedule.name == "gradual" and i > 0)
         chosen = choose(dataclasses.replace(problem.at(dense, masks), budget=asked))
         left, wanted = graph.widths(masks), budgets[number].widths or graph.widths(chosen.masks)
-        kept = narrowed(masks, chosen.masks, {n: min(left[n], wanted[n]) for n in names})
+        kept = combine(masks, chosen.masks, {n: min(left[n], wanted[n]) for n in names})
         found = {figure: np.array(rows) for figure, rows in found.items()}
         for figure, rows in found.items():
             for group, value in chosen.figures.get(figure, {}).items():
@@ -165,7 +165,7 @@ def _asked(problem: Problem, budget: Budget, masks: Masks, *, every: bool) -> Bu
     return dataclasses.replace(budget, widths=widths)
 
 
-def narrowed(before: Masks, chosen: Mapping[str, Any], widths: Mapping[str, int]) -> Masks:
+def combine(before: Masks, chosen: Mapping[str, Any], widths: Mapping[str, int]) -> Masks:
     """The masks after a round: of the units that were left, those that were chosen.
 
     A method that keeps a unit which is gone already keeps one unit that is left instead, the first

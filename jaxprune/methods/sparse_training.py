@@ -81,7 +81,7 @@ Strength = float | optax.Schedule
 
 @dataclass(frozen=True)
 class SparsityConfig:
-    """A penalty during training that makes channels fall apart into weak and strong ones."""
+    """A sparsity penalty during training, which drives unimportant channels towards zero."""
 
     kind: Kind = "none"
     """`none`; `batchnorm`, the L1 norm of the BatchNorm scales, which goes with the method

@@ -26,7 +26,7 @@ from jaxprune.graph import Pruned
 from jaxprune.methods import L1
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment
-from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.lock import exclusive
 from jaxprune.pipeline.stages import load_pruned, student, trained, with_new_statistics
 from jaxprune.pipeline.training import Training, Variables
 from jaxprune.problem import Problem
@@ -56,7 +56,7 @@ class _Plan(NamedTuple):
     begin: Callable[[], Variables]
 
 
-@alone
+@exclusive
 def control(run: Experiment) -> dict[str, Variables]:
     """Trains the controls that the config asks for, one after the other.
 

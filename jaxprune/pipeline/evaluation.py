@@ -18,7 +18,7 @@ from jaxprune.data import Split, Streamed
 from jaxprune.methods import name_of
 from jaxprune.pipeline.controls import Trained, controlled
 from jaxprune.pipeline.experiment import Experiment
-from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.lock import exclusive
 from jaxprune.pipeline.stages import (
     TRAINING,
     as_cut,
@@ -42,7 +42,7 @@ from jaxprune.train.network import Network
 _PACKAGES = ("jaxprune", "jax", "flax", "optax", "evosax", "orbax-checkpoint")
 
 
-@alone
+@exclusive
 def evaluate(run: Experiment) -> dict[str, Any]:
     """Reads the test part, once for every network of the run, and writes `summary.json`.
 
@@ -102,7 +102,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     return summary
 
 
-@alone
+@exclusive
 def evaluate_heldout(run: Experiment) -> Answers:
     """Reads the held-out images in place of the test part, for what settings are chosen by.
 

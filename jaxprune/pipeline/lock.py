@@ -65,7 +65,7 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
             _ours.remove(path)
 
 
-def alone(stage: Callable[[Experiment], Result]) -> Callable[[Experiment], Result]:
+def exclusive(stage: Callable[[Experiment], Result]) -> Callable[[Experiment], Result]:
     """A stage of a run: it holds the lock of the folder, and what it compiles is kept."""
 
     @functools.wraps(stage)

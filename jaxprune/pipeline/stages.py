@@ -24,7 +24,7 @@ from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment, config_of, missing
 from jaxprune.pipeline.folder import LOOPS, problem_of, steps_of
-from jaxprune.pipeline.lock import alone, lock
+from jaxprune.pipeline.lock import exclusive, lock
 from jaxprune.pipeline.training import Training, Variables, finished
 from jaxprune.problem import Selection
 from jaxprune.report import plots
@@ -36,7 +36,7 @@ from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
 
 
-@alone
+@exclusive
 def train(run: Experiment) -> Variables:
     """Trains the unpruned network, or reads it where the config has weights.
 
@@ -108,7 +108,7 @@ def _fresh(run: Experiment) -> Variables:
     return models.init(run.module, run.data.input_shape, jax.random.fold_in(run.key, 0))
 
 
-@alone
+@exclusive
 def sensitivity(run: Experiment) -> Curves:
     """The curves of every group by greedy elimination, in `sensitivity.json` and as a plot.
 
@@ -146,7 +146,7 @@ def _plot_sensitivity(
     plots.sensitivity(run.folder / "plots" / "sensitivity.png", kept, shown, baseline, chosen)
 
 
-@alone
+@exclusive
 def prune(run: Experiment) -> Selection:
     """Chooses what stays by the config's method; in `selection/` and `selection.json`."""
     folder, path = run.folder / "selection", run.folder / "selection.json"
@@ -243,7 +243,7 @@ def student(run: Experiment, pruned: Pruned) -> Network:
     return Network(pruned.wrap(run.network.train), pruned.wrap(run.network.eval))
 
 
-@alone
+@exclusive
 def finetune(run: Experiment) -> Pruned:
     """Trains the pruned network with the unpruned one as its teacher; the result in `pruned/`."""
     folder = run.folder / "pruned"

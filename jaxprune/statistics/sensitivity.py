@@ -47,7 +47,7 @@ def sensitivity(
     sizes = {name: group.size for name, group in graph.groups.items()}
 
     @functools.cache  # a choice is one of all groups at once: it serves each of them
-    def narrowed(fraction: float) -> Masks:
+    def masks_at(fraction: float) -> Masks:
         return choose({n: int(np.clip(round(fraction * c), 1, c)) for n, c in sizes.items()})
 
     devices = 1 if problem.mesh is None else problem.mesh.shape[POPULATION]
@@ -59,7 +59,7 @@ def sensitivity(
         # The last step is filled up with its last group, so that one program serves all.
         numbers = np.minimum(np.arange(step * at_once, (step + 1) * at_once), len(groups) - 1)
         population = [
-            {**full, groups[i]: narrowed(float(fraction))[groups[i]]}
+            {**full, groups[i]: masks_at(float(fraction))[groups[i]]}
             for i in numbers
             for fraction in grid[:-1]
         ]

@@ -138,8 +138,8 @@ def fit(
         mesh=mesh,
         per_epoch=per_epoch,
     )
-    guide = cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None
-    data = functools.partial(Data, key=jax.random.key(seed), teacher=place(guide, mesh))
+    target = cast(jax.tree.map(jnp.asarray, teacher[1]), config) if teacher else None
+    data = functools.partial(Data, key=jax.random.key(seed), teacher=place(target, mesh))
     small = round(config.small_crops * total)
     condition = until if isinstance(until, Until) else None
     stop = min(until, total) if isinstance(until, int) else total

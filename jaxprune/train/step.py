@@ -82,7 +82,7 @@ def program(
     per_epoch: int = 1,
     size: int | None = None,
 ) -> Program:
-    """Cached, so that a resumed or repeated training compiles nothing; few, so that it is freed.
+    """Cached, so that a resumed training compiles nothing; a small cache, so that networks are freed.
 
     On a mesh the batch is split over its `data` axis, and the state is on every device. Images are
     cropped to `size` pixels without a border where that is given.
@@ -117,13 +117,13 @@ def program(
             cutout=config.cutout,
             mirrored=mirrored(data.key, indices, state.step // per_epoch),
         )
-        guide = teacher.eval(data.teacher, images, None) if teacher else None
+        hints = teacher.eval(data.teacher, images, None) if teacher else None
 
         def loss_of(params: Any) -> tuple[jax.Array, tuple[Output, dict[str, jax.Array]]]:
             variables = cast({"params": params, **state.state}, config)
             out = network.train(variables, images, dropout_key)
             _check_output(out, state, classes)
-            loss, terms = objective(out, labels, guide, distill, config.label_smoothing)
+            loss, terms = objective(out, labels, hints, distill, config.label_smoothing)
             return loss, (out, terms)
 
         (loss, (out, terms)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

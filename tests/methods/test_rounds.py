@@ -27,7 +27,7 @@ from jaxprune.config import (
 from jaxprune.methods import L1, Genetic
 from jaxprune.methods.rounds import (
     Schedule,
-    narrowed,
+    combine,
     split_masks,
     under_masks,
     with_masks,
@@ -121,7 +121,7 @@ def test_gradual_lowers_the_budget(network, decline):
 def test_a_unit_that_is_gone_stays_gone():
     before = {"a": jnp.array([1.0, 0, 1, 1, 1, 0])}
     chosen = {"a": jnp.array([0.0, 1, 0, 1, 1, 0])}
-    after = narrowed(before, chosen, {"a": 3})
+    after = combine(before, chosen, {"a": 3})
     assert after["a"].tolist() == [1, 0, 0, 1, 1, 0]
 
 
