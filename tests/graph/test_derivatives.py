@@ -206,6 +206,84 @@ def test_ways_to_write_a_rule(way):
     laws(fn, {"a[1]": 6, "w[1]": 4}, a=(5, 6), w=(6, 4), b=(4, 3))
 
 
+# Functions that close over arrays.
+
+ORDER, SCALE = np.array([2, 0, 1, 5, 4, 3]), np.linspace(0.5, 2, 6)
+
+
+def _ordered(x):
+    return jnp.sin((x * SCALE)[..., ORDER])
+
+
+def _slope(x):
+    return 3 * jnp.cos((x * SCALE)[..., ORDER])
+
+
+@jax.custom_jvp
+def ordered_jvp(x):
+    return _ordered(x)
+
+
+@ordered_jvp.defjvp
+def _(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return ordered_jvp(x), _slope(x) * (dx * SCALE)[..., ORDER]
+
+
+@jax.custom_vjp
+def ordered_vjp(x):
+    return _ordered(x)
+
+
+ordered_vjp.defvjp(
+    lambda x: (ordered_vjp(x), x),
+    lambda x, g: (SCALE * jnp.zeros_like(x).at[..., ORDER].add(g * _slope(x)),),
+)
+
+
+@jax.custom_jvp
+def ordered_product(x, w):
+    return _ordered(x) @ w
+
+
+@ordered_product.defjvp
+def _(primals, tangents):
+    (x, w), (dx, dw) = primals, tangents
+    _, moved = jax.jvp(ordered_jvp, (x,), (dx,))
+    return ordered_product(x, w), moved @ w + 2 * _ordered(x) @ dw
+
+
+def test_what_a_function_closes_over_is_an_operand_that_its_rule_does_not_get():
+    def fn(v, x):
+        h = jax.jit(ordered_jvp)(x @ v["a"])
+        h = ordered_vjp(h @ v["b"])
+        return ordered_product(h @ v["c"], v["w"]) @ v["d"]
+
+    groups = {"a[1]": 6, "b[1]": 6, "w[1]": 4}  # SCALE is one array: c[1] is in b[1]
+    laws(fn, groups, a=(5, 6), b=(6, 6), c=(6, 6), w=(6, 4), d=(4, 3))
+
+
+def test_a_function_that_closes_over_a_variable_has_no_derivative_but_is_pruned():
+    def fn(v, x):
+        @jax.custom_jvp
+        def scaled(x):
+            return jnp.sin(x * v["s"])
+
+        @scaled.defjvp
+        def _(primals, tangents):
+            return scaled(*primals), jnp.cos(primals[0] * v["s"]) * v["s"] * tangents[0]
+
+        return scaled(x @ v["a"]) @ v["b"]
+
+    shapes = {"s": (6,), "a": (5, 6), "b": (6, 3)}
+    variables = fill({n: jax.ShapeDtypeStruct(s, float) for n, s in shapes.items()})
+    graph = trace(fn, variables, X)
+    masks = graph.masks({"a[1]": [1, 4]})
+    pruned = graph.slice(variables, masks)
+    dense = graph.masked(fn)(variables, masks, X)
+    near(dense, pruned.wrap(fn)(pruned.variables, X), 1e-12)
+
+
 # What no mask on the operands drops is kept whole.
 
 
