@@ -144,8 +144,8 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
     heldout = name == "evaluate" and "--heldout" in arguments
     config = parse([a for a in arguments if not (heldout and a == "--heldout")], name)
     from jaxprune import pipeline
+    from jaxprune.files import plain
     from jaxprune.report import overview, paired, table
-    from jaxprune.report.encode import plain
 
     with _stoppable():
         opened = pipeline.open_run(config)
@@ -172,8 +172,8 @@ def status(arguments: Sequence[str]) -> None:
     folder = parser.parse_args(arguments).run
     _without_accelerator()
     from jaxprune import pipeline
+    from jaxprune.files import plain
     from jaxprune.report import overview
-    from jaxprune.report.encode import plain
 
     overview.show(plain(pipeline.status(folder)))
 
@@ -197,14 +197,14 @@ def compare(arguments: Sequence[str]) -> None:
     if given.heldout and not given.paired:
         raise ValueError("--heldout says over which images --paired compares; give --paired, too")
     _without_accelerator()
+    from jaxprune.files import write_json
     from jaxprune.report import compare as comparison
-    from jaxprune.report import summary
 
     runs = comparison.read(given.runs)
     part = "heldout" if given.heldout else "test"
     pairs = comparison.pairs(runs, part) if given.paired else None
     if given.json:
-        summary.write(given.json, comparison.record(runs, pairs))
+        write_json(given.json, comparison.record(runs, pairs))
     if given.plot:
         comparison.plot(given.plot, runs)
     comparison.show(runs, pairs)
@@ -253,9 +253,9 @@ def inspect(arguments: Sequence[str]) -> None:
     _without_accelerator()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    from jaxprune.files import plain, write_json
     from jaxprune.frontends import named
-    from jaxprune.report import inspect, summary
-    from jaxprune.report.encode import plain
+    from jaxprune.report import inspect
 
     inputs = named.structs(given.input, given.dtype)
     found = named.named_graph(
@@ -267,7 +267,7 @@ def inspect(arguments: Sequence[str]) -> None:
     ).explain()
     shapes = named.describe(inputs)
     if given.json:
-        summary.write(given.json, {"model": given.model, "input": shapes, **plain(found)})
+        write_json(given.json, {"model": given.model, "input": shapes, **plain(found)})
     inspect.show(given.model, shapes, found)
 
 

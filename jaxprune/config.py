@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxprune.budget import Budget
+from jaxprune.files import plain, read_json, write_json
 from jaxprune.mesh import MeshConfig
 from jaxprune.methods import Genetic, Method, get, name_of
 from jaxprune.methods.sparse_training import SparsityConfig
-from jaxprune.report import summary
-from jaxprune.report.encode import plain
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.state import TrainConfig
 
@@ -260,7 +259,7 @@ def load(path: str | os.PathLike[str]) -> RunConfig:
     if not path.is_file():
         raise FileNotFoundError(f"there is no config file {path}")
     if path.suffix == ".json":
-        return _of_json(summary.read(path), str(path))
+        return _of_json(read_json(path), str(path))
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
@@ -273,7 +272,7 @@ def load(path: str | os.PathLike[str]) -> RunConfig:
 
 def save(path: str | os.PathLike[str], config: RunConfig) -> None:
     """Writes a config as JSON, so that `load` gives an equal one back."""
-    summary.write(path, encode(config))
+    write_json(path, encode(config))
 
 
 def encode(config: RunConfig) -> dict[str, Any]:

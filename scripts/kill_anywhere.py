@@ -31,7 +31,8 @@ from rich.table import Table
 
 import jaxprune as jp
 from jaxprune import pipeline
-from jaxprune.report import metrics, summary
+from jaxprune.files import read_json, write_json
+from jaxprune.report import metrics
 
 SHORT = ["--train.epochs", "3", "--finetune.epochs", "3", "--method.search.generations", "30"]
 MEASURED = ("out", "seconds", "latency_before_ms", "latency_after_ms")
@@ -62,14 +63,14 @@ def main() -> None:
         )
 
     notes = out / "kills.json"
-    record: dict[str, Any] = summary.read(notes) if notes.exists() else {"attempts": 0, "kills": []}
+    record: dict[str, Any] = read_json(notes) if notes.exists() else {"attempts": 0, "kills": []}
     reference = out / "undisturbed"
     if "length" not in record:
         check(start(out / "compiling"))
         began = time.monotonic()
         check(start(reference))
         record["length"] = time.monotonic() - began
-        summary.write(notes, record)
+        write_json(notes, record)
 
     while len(record["kills"]) < arguments.kills:
         folder = disturbed(out)
@@ -86,7 +87,7 @@ def main() -> None:
             record["kills"].append({"run": folder.name, "after": delay, "at": where(folder)})
             print(f"kill {len(record['kills'])}: {record['kills'][-1]}", flush=True)
         record["attempts"] += 1
-        summary.write(notes, record)
+        write_json(notes, record)
     last = disturbed(out)
     if last.exists():
         check(start(last))

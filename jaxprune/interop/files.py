@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxprune.report import files, summary
+from jaxprune.files import replace, write_json
 
 _PICKLED = (".pt", ".pth")
 
@@ -54,8 +54,8 @@ def write(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} has to end in .safetensors")
-    files.replace(path, safetensors.numpy.save(dict(state_dict)))
-    summary.write(path.with_suffix(".json"), record)
+    replace(path, safetensors.numpy.save(dict(state_dict)))
+    write_json(path.with_suffix(".json"), record)
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:

@@ -26,14 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.budget import Budget
+from jaxprune.files import plain, read_json, write_json
 from jaxprune.graph import ChannelGraph, Pruned
 from jaxprune.kernels import accelerate
 from jaxprune.latency.measured import latency_of, measured
 from jaxprune.latency.pieces import Piece, pieces_of
 from jaxprune.latency.table import LatencyCheck, LatencyTable, LayerTimes, Rounding, choose_rounding
 from jaxprune.masks import keep_top
-from jaxprune.report import summary as json_files
-from jaxprune.report.encode import plain
 
 KEPT = (0.1, 0.4, 0.7, 0.95, 1.0)
 """Kept fractions at which layers and networks are timed; the one near 1 tells odd widths apart."""
@@ -182,7 +181,7 @@ def prepare(
       ValueError: a latency beyond reach, as soon as the narrowest network has been timed.
     """
     of = {"groups": _group_sizes(graph), "device": device(), "inputs": _types(args)}
-    kept: dict[str, Any] = json_files.read(path) if path and Path(path).exists() else {}
+    kept: dict[str, Any] = read_json(path) if path and Path(path).exists() else {}
     if kept.get("of") != of:
         kept = {"of": of}
     before = dict(kept)
@@ -207,7 +206,7 @@ def prepare(
             )  # fmt: skip
         graph = measured(graph, latency=_table(kept["latency"]))
     if path and kept != before:
-        json_files.write(path, kept)
+        write_json(path, kept)
     return graph, budget
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxprune.config import RunConfig
+from jaxprune.files import read_json
 from jaxprune.pipeline.controls import control
 from jaxprune.pipeline.evaluation import evaluate, evaluate_heldout, pruned_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
@@ -29,7 +30,6 @@ from jaxprune.pipeline.stages import (
 )
 from jaxprune.pipeline.status import status
 from jaxprune.pipeline.stopping import Stopped
-from jaxprune.report import summary as json_files
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     opened = open_run(config)
     done = opened.folder / "summary.json"
     if done.exists():
-        summary = json_files.read(done)
+        summary = read_json(done)
         if summary["controls"].keys() >= set(config.controls):
             return summary
     with lock(opened.folder):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxprune.report import summary as json_files
+from jaxprune.files import read_json, write_json
 
 _FOLDER = "jax_compilation_cache_dir"
 _SETTINGS = {
@@ -88,10 +88,10 @@ def counted(folder: Path, stage: str) -> Iterator[None]:
 
 
 def _add(path: Path, stage: str, count: dict[str, float]) -> None:
-    starts = json_files.read(path)["starts"] if path.exists() else []
+    starts = read_json(path)["starts"] if path.exists() else []
     if not starts or starts[-1]["began"] != _STARTED:
         starts.append({"began": _STARTED, "stages": {}})
     stages = starts[-1]["stages"]
     earlier = stages.get(stage, {})
     stages[stage] = {name: value + earlier.get(name, 0) for name, value in count.items()}
-    json_files.write(path, {"starts": starts})
+    write_json(path, {"starts": starts})

@@ -22,6 +22,7 @@ import jax
 from jaxprune import models
 from jaxprune.budget import Budget, allocate
 from jaxprune.config import Control
+from jaxprune.files import read_json
 from jaxprune.graph import Pruned
 from jaxprune.methods import L1
 from jaxprune.pipeline import training as trainings
@@ -30,7 +31,6 @@ from jaxprune.pipeline.lock import exclusive
 from jaxprune.pipeline.stages import load_pruned, student, trained, with_new_statistics
 from jaxprune.pipeline.training import Training, Variables
 from jaxprune.problem import Problem
-from jaxprune.report import summary as json_files
 from jaxprune.train.network import Network
 from jaxprune.train.state import TrainConfig
 
@@ -135,4 +135,4 @@ def _by_l1(run: Experiment, dense: Variables, name: Control) -> Pruned:
 
 
 def _steps_of_the_method(run: Experiment) -> int:
-    return sum(json_files.read(run.folder / "selection.json")["steps"].values())
+    return sum(read_json(run.folder / "selection.json")["steps"].values())

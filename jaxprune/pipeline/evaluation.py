@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxprune import latency
 from jaxprune.data import Split, Streamed
+from jaxprune.files import read_json, write_json
 from jaxprune.methods import name_of
 from jaxprune.pipeline.controls import Trained, controlled
 from jaxprune.pipeline.experiment import Experiment
@@ -31,7 +32,6 @@ from jaxprune.pipeline.stages import (
 )
 from jaxprune.pipeline.training import Variables
 from jaxprune.report import plots
-from jaxprune.report import summary as json_files
 from jaxprune.report.answers import Answers, Part
 from jaxprune.report.answers import write as write_answers
 from jaxprune.report.progress import Advance, track
@@ -93,12 +93,12 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         },
     }
     if (run.folder / TRAINING).exists():
-        summary["training"] = json_files.read(run.folder / TRAINING)
+        summary["training"] = read_json(run.folder / TRAINING)
     if (predicted := latency.latency_of(run.graph)) is not None:
         units = np.array([widths[name] for name in run.graph.names])
         summary["latency_predicted_ms"] = 1e3 * float(predicted(units))
     _plot_tradeoff(run, summary)
-    json_files.write(run.folder / "summary.json", summary)  # the last thing: the run is finished
+    write_json(run.folder / "summary.json", summary)  # the last thing: the run is finished
     return summary
 
 

@@ -28,9 +28,9 @@ from jaxprune.budget import Budget
 from jaxprune.config import RunConfig
 from jaxprune.data import Dataset, Split
 from jaxprune.data.augment import normalize
+from jaxprune.files import read_json, write_json
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import sparse_training
-from jaxprune.report import summary as json_files
 from jaxprune.report import tensorboard
 from jaxprune.report.progress import Advance, track
 from jaxprune.train.network import Network
@@ -127,12 +127,12 @@ class Experiment:
             _at_work.reset(token)
             seconds = self.seconds()
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
-            json_files.write(self.folder / "seconds.json", seconds)
+            write_json(self.folder / "seconds.json", seconds)
 
     def seconds(self) -> dict[str, float]:
         """Wall time per stage so far."""
         path = self.folder / "seconds.json"
-        return json_files.read(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def metrics_path(self) -> Path:

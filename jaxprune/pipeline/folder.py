@@ -9,11 +9,11 @@ from typing import Any
 import jax
 
 from jaxprune.checkpoint import Checkpoints
+from jaxprune.files import read_json, write_json
 from jaxprune.pipeline.experiment import Experiment
 from jaxprune.pipeline.stopping import Stopped, stopping
 from jaxprune.pipeline.training import Training, latest, train_until
 from jaxprune.problem import Carry, Problem, Retraining, Run
-from jaxprune.report import summary as json_files
 from jaxprune.report.progress import track
 from jaxprune.train.state import TrainConfig, TrainState
 from jaxprune.wrappers import Until, Wrapper, same, steps_after
@@ -54,7 +54,7 @@ class RunFolder(Run):
             for i in range(done, length):
                 carry = body(carry, i)
                 kept.save(i + 1, carry)
-                json_files.write(folder.with_suffix(".json"), {"step": i, "steps": length})
+                write_json(folder.with_suffix(".json"), {"step": i, "steps": length})
                 advance()
                 if asked.requested:
                     raise Stopped(name, i + 1, length)
@@ -90,7 +90,7 @@ class RunFolder(Run):
         if saved is not None and int(saved.step) > int(start.step):
             start = saved
         ended = train_until(run, training, start, until)
-        json_files.write(run.folder / STEPS, {**steps_of(run), name: int(ended.step)})
+        write_json(run.folder / STEPS, {**steps_of(run), name: int(ended.step)})
         return ended
 
 
@@ -113,7 +113,7 @@ def _configured(run: Experiment, config: Retraining | None, rounds: int) -> Trai
 def steps_of(run: Experiment) -> dict[str, int]:
     """Steps done by each training of the run's method."""
     path = run.folder / STEPS
-    return json_files.read(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def problem_of(run: Experiment, variables: Any, loops: str = LOOPS) -> Problem:

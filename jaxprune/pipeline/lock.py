@@ -10,9 +10,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TypeVar
 
+from jaxprune.files import naming
 from jaxprune.pipeline.compilation import cached, counted
 from jaxprune.pipeline.experiment import Experiment
-from jaxprune.report.files import naming
 
 try:
     import fcntl

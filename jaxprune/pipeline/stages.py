@@ -18,6 +18,7 @@ import numpy as np
 from jaxprune import interop, models
 from jaxprune.budget import Curves
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
+from jaxprune.files import plain, read_json, write_json
 from jaxprune.graph import Pruned
 from jaxprune.methods.harm import warn_of_harm
 from jaxprune.methods.widths import greedy_chooser
@@ -28,8 +29,6 @@ from jaxprune.pipeline.lock import exclusive, lock
 from jaxprune.pipeline.training import Training, Variables, finished
 from jaxprune.problem import Selection
 from jaxprune.report import plots
-from jaxprune.report import summary as json_files
-from jaxprune.report.encode import plain
 from jaxprune.statistics import grams
 from jaxprune.statistics import sensitivity as measure_sensitivity
 from jaxprune.train.batchnorm import recalibrate
@@ -80,8 +79,8 @@ def share_training(run: Experiment, source: str | os.PathLike[str]) -> None:
         shutil.copytree(other.folder / "checkpoints" / "train", partial)
         origin = {"from": str(source), "seed": theirs.seed}
         if (other.folder / TRAINING).exists():
-            origin = json_files.read(other.folder / TRAINING)
-        json_files.write(run.folder / TRAINING, origin)
+            origin = read_json(other.folder / TRAINING)
+        write_json(run.folder / TRAINING, origin)
         partial.rename(mine)
 
 
@@ -121,9 +120,9 @@ def sensitivity(run: Experiment) -> Curves:
             choose = greedy_chooser(grams(problem, groups=run.prunable()))
             curves = measure_sensitivity(problem, choose, groups=run.prunable())
         record = {"kept": curves.grid, "loss": curves.loss, "accuracy": curves.accuracy}
-        json_files.write(path, plain(record))
+        write_json(path, plain(record))
         shutil.rmtree(run.folder / "sensitivity", ignore_errors=True)
-    record = json_files.read(path)
+    record = read_json(path)
     rows = {what: {n: np.array(r) for n, r in record[what].items()} for what in _CURVES}
     curves = Curves(np.array(record["kept"]), **rows)
     _plot_sensitivity(run, record["kept"], curves.accuracy, None)
@@ -156,7 +155,7 @@ def prune(run: Experiment) -> Selection:
             selection = run.config.method.prune(problem)
             harm = warn_of_harm(problem, selection)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
-        json_files.write(
+        write_json(
             path, {"figures": plain(selection.figures), "steps": steps_of(run), "warnings": harm}
         )
         shutil.rmtree(run.folder / LOOPS, ignore_errors=True)
@@ -190,7 +189,7 @@ def selected(run: Experiment) -> Selection:
 
 def figures_of(run: Experiment) -> dict[str, dict[str, Any]]:
     """The figures of the method, of a run that is pruned."""
-    return json_files.read(run.folder / "selection.json")["figures"]
+    return read_json(run.folder / "selection.json")["figures"]
 
 
 def _replace_tree(folder: Path, tree: Any) -> None:

@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxprune.config import Control
+from jaxprune.files import read_json
 from jaxprune.methods import name_of
 from jaxprune.pipeline.experiment import config_of
 from jaxprune.pipeline.folder import LOOPS
 from jaxprune.pipeline.lock import holder
 from jaxprune.report import metrics
-from jaxprune.report import summary as json_files
 
 
 @dataclass(frozen=True)
@@ -168,4 +168,4 @@ def _last_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json_files.read(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxprune.report import summary as json_files
+from jaxprune.files import read_json, write_json
 
 Part = Literal["test", "heldout"]
 FILES: Mapping[Part, str] = {"test": "answers.json", "heldout": "answers_heldout.json"}
@@ -56,7 +56,7 @@ def write(folder: str | os.PathLike[str], answers: Answers) -> None:
         "images": answers.images,
         "networks": networks,
     }
-    json_files.write(Path(folder) / FILES[answers.part], record)
+    write_json(Path(folder) / FILES[answers.part], record)
 
 
 def read(folder: str | os.PathLike[str], part: Part = "test") -> Answers:
@@ -73,7 +73,7 @@ def read(folder: str | os.PathLike[str], part: Part = "test") -> Answers:
             f"{folder} does not say which {PARTS[part]} images its networks have right "
             f"({path.name}): run `jaxprune evaluate {folder}{option}` first"
         )
-    record = json_files.read(path)
+    record = read_json(path)
     networks = record.get("networks", {})
     count = record.get("count")
     if not networks or any(len(r) != count or set(r) - {"0", "1"} for r in networks.values()):

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from jaxprune.files import read_json
 from jaxprune.report import paired, plots
-from jaxprune.report import summary as json_files
 from jaxprune.report.answers import Part
 from jaxprune.report.answers import read as read_answers
 from jaxprune.report.progress import duration
@@ -57,9 +57,9 @@ def read(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} is not the folder of a run: it has no config.json")
         summary = path / "summary.json"
-        config = _flat(json_files.read(path / "config.json"))
+        config = _flat(read_json(path / "config.json"))
         method = str(config.get("method.name", config.get("method")))
-        figures = json_files.read(summary) if summary.exists() else None
+        figures = read_json(summary) if summary.exists() else None
         runs.append(Run(path, label, method, config, figures))
     return runs
 

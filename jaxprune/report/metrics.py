@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxprune.report import files
-from jaxprune.report.encode import plain
+from jaxprune.files import naming, plain, replace
 
 
 class MetricsWriter:
@@ -35,13 +34,13 @@ class MetricsWriter:
           OSError: the disk is full; the torn line is cut off when the file is opened again.
         """
         line = _line(record)
-        with files.naming(self.path):
+        with naming(self.path):
             self._file.write(line)
             self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        with files.naming(self.path):
+        with naming(self.path):
             self._file.close()
 
     def __enter__(self) -> MetricsWriter:
@@ -84,7 +83,7 @@ def drop_from(path: str | os.PathLike[str], stage: str, step: int) -> None:
     records = read(path)
     kept = [r for r in records if not (r.get("stage") == stage and r.get("step", -1) >= step)]
     if len(kept) < len(records):
-        files.replace(path, b"".join(_line(record) for record in kept))
+        replace(path, b"".join(_line(record) for record in kept))
 
 
 def _line(record: Any) -> bytes:

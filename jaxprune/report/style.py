@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from jaxprune.report import files
+from jaxprune.files import replace
 
 INK = "#22303c"
 SOFT = "#7b8794"
@@ -74,7 +74,7 @@ def figure(
         yield drawing
         image = io.BytesIO()
         drawing.savefig(image, format="png")
-    files.replace(path, image.getvalue())
+    replace(path, image.getvalue())
 
 
 def multiples(

@@ -63,7 +63,7 @@ def show_groups(found: Mapping[str, Mapping[str, float]], console: Console | Non
 
 
 def render(summary: Mapping[str, Any]) -> RenderableType:
-    """The table of a summary (`jaxprune.report.summary`); what is absent from it is left out."""
+    """The table of a run's `summary.json`; what is absent from it is left out."""
     parts: list[RenderableType] = [_title(summary), "", _accuracies(summary), "", _costs(summary)]
     if summary.get("layer_error"):
         parts += ["", _errors(summary["layer_error"])]

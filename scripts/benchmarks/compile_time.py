@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import Table, Times, Value
-from jaxprune.report import summary
+from jaxprune.files import read_json
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_vgg.py"
 FEW = "--train.epochs 1 --finetune.epochs 1 --method.search.generations 20".split()
@@ -33,7 +33,7 @@ def measure(*, short: bool) -> Table:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         walls = [_start(folder, "train" if short else "run") for _ in range(2)]
-        starts = [s["stages"] for s in summary.read(folder / "compilation.json")["starts"]]
+        starts = [s["stages"] for s in read_json(folder / "compilation.json")["starts"]]
         size = sum(
             entry.stat().st_size for entry in Path(temporary).glob("cache/**/*") if entry.is_file()
         )

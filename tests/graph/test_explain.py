@@ -7,9 +7,9 @@ import pytest
 from jax import lax
 from networks import example
 
+from jaxprune.files import plain
 from jaxprune.graph import cost, trace
 from jaxprune.graph.cost import QUANTITIES
-from jaxprune.report.encode import plain
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from jaxprune import pipeline
 from jaxprune.config import ModelConfig, RunConfig
+from jaxprune.files import read_json
 from jaxprune.pipeline import compilation
 from jaxprune.pipeline.lock import alone
-from jaxprune.report import summary
 from jaxprune.train.state import TrainConfig
 
 SETTINGS = ("jax_compilation_cache_dir", *compilation._SETTINGS)
@@ -31,7 +31,7 @@ def compiles(folder, factor=3.0):
 
 
 def counts(folder, stage="stage"):
-    record = summary.read(folder / "compilation.json")["starts"][-1]["stages"][stage]
+    record = read_json(folder / "compilation.json")["starts"][-1]["stages"][stage]
     return record["programs"], record["found"]
 
 
@@ -56,7 +56,7 @@ def test_what_one_start_compiles_the_next_one_finds(tmp_path, starts, home):
     starts("second")
     assert compiles(tmp_path) == (programs, programs)
     assert compiles(tmp_path) == (2 * programs, 2 * programs)
-    record = summary.read(tmp_path / "compilation.json")["starts"]
+    record = read_json(tmp_path / "compilation.json")["starts"]
     assert [start["began"] for start in record] == ["first", "second"]
     assert record[1]["stages"]["stage"]["seconds"] > 0
     assert settings() == before

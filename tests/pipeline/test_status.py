@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from jaxprune.config import FinetuneConfig, RunConfig, save
+from jaxprune.files import plain
 from jaxprune.pipeline.lock import lock
 from jaxprune.pipeline.status import status
 from jaxprune.report import overview
-from jaxprune.report.encode import plain
 from jaxprune.report.metrics import MetricsWriter
 from jaxprune.train.state import TrainConfig
 
