@@ -7,17 +7,19 @@
 from jaxprune.graph.rules.base import Equation, Read, Relation, Rule
 from jaxprune.graph.rules.collectives import COLLECTIVES
 from jaxprune.graph.rules.contractions import CONTRACTIONS
+from jaxprune.graph.rules.cuts import CUTS
 from jaxprune.graph.rules.drawn import DRAWN
 from jaxprune.graph.rules.elementwise import ELEMENTWISE
 from jaxprune.graph.rules.gathers import GATHERS
 from jaxprune.graph.rules.indexing import SLICES
+from jaxprune.graph.rules.joins import JOINS
 from jaxprune.graph.rules.reductions import REDUCTIONS
-from jaxprune.graph.rules.shapes import SHAPES
+from jaxprune.graph.rules.reshapes import RESHAPES
 from jaxprune.graph.rules.unknown import UNKNOWN
 
 RULES: dict[str, Rule] = {
-    **ELEMENTWISE, **SHAPES, **SLICES, **GATHERS, **REDUCTIONS, **CONTRACTIONS, **COLLECTIVES,
-    **DRAWN,
+    **ELEMENTWISE, **RESHAPES, **JOINS, **CUTS, **SLICES, **GATHERS, **REDUCTIONS, **CONTRACTIONS,
+    **COLLECTIVES, **DRAWN,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Operations that move, cut, join and make axes; channel ids move with them."""
+"""Operations that give axes new sizes or a new order; channel ids move with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxprune.graph.labels import PLAIN, Axes, Ids, Keep, Labels, layout, sliced_shape
-from jaxprune.graph.rules.base import Equation, Relation, Rule, Shape, bind, emit_as_is
+from jaxprune.graph.rules.base import Equation, Relation, Rule, Shape
 from jaxprune.graph.rules.unknown import fix_all
 
 
@@ -234,213 +234,9 @@ def _transposed(
     return value
 
 
-def concatenate(equation: Equation) -> Relation:
-    """Lays ids side by side along `dimension`; a part without channels stays as it is.
-
-    Fields: dimension.
-    """
-    axis = equation.params["dimension"]
-    channels = equation.channels
-    operands = [channels.singles(o, touched=(axis,)) for o in equation.ins]
-    reason = equation.reason("meets an axis that keeps its size")
-    operands, out = channels.unify(operands, reason, skip=(axis,))
-    parts = None
-    if any((axis,) in o.tracked for o in operands):
-        parts = []
-        for labels, shape in zip(operands, equation.in_shapes, strict=True):
-            ids = labels.tracked.get((axis,))
-            if ids is None:
-                ids = channels.new(shape[axis])
-                if axis not in labels.free:
-                    channels.fix(ids, equation.reason("joined with what carries no channels"))
-            parts.append(ids)
-    ins = []
-    for i in range(len(operands)):
-        tracked = dict(out.tracked) if parts is None else {**out.tracked, (axis,): parts[i]}
-        ins.append(Labels(tracked, out.free - {axis}))
-    joined = {} if parts is None else {(axis,): np.concatenate(parts)}
-    return Relation(tuple(ins), (Labels({**out.tracked, **joined}, out.free - {axis}),))
-
-
-def emit_concatenate(
-    eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep
-) -> list[Any]:
-    """As it is; the operands are already laid out alike."""
-    return [lax.concatenate(list(values), eqn.params["dimension"])]
-
-
-def stack(equation: Equation) -> Relation:
-    """Operands side by side along a new axis `axis`: tied to each other. Fields: axis."""
-    axis = equation.params["axis"]
-    channels = equation.channels
-    operands = [channels.singles(o) for o in equation.ins]
-    _, common = channels.unify(operands, equation.reason("meets an axis that keeps its size"))
-    rank = len(equation.in_shapes[0])
-    out = common.renumbered({a: a + (a >= axis) for a in range(rank)})
-    return Relation((common,) * len(operands), (out,))
-
-
-def unstack(equation: Equation) -> Relation:
-    """Takes an axis apart, which is fixed. Fields: axis."""
-    axis, rank = equation.params["axis"], len(equation.in_shapes[0])
-    channels = equation.channels
-    labels = channels.singles(equation.ins[0], touched=(axis,))
-    labels = channels.fix_axes(labels, (axis,), equation.reason("picks out one channel"))
-    out = labels.renumbered({a: a - (a > axis) for a in range(rank) if a != axis})
-    return Relation((labels,), (out,) * len(equation.out_shapes))
-
-
-def tile(equation: Equation) -> Relation:
-    """Repeats the operand `reps` times along each axis, and its ids with it. Fields: reps."""
-    labels, reps = equation.ins[0], equation.params["reps"]
-    tracked = {axes: np.tile(ids, [reps[a] for a in axes]) for axes, ids in labels.tracked.items()}
-    shape = equation.in_shapes[0]
-    grown = {a for a, n in enumerate(shape) if n == 1 and reps[a] > 1}
-    return Relation((labels,), (Labels(tracked, labels.free | grown),))
-
-
-def emit_tile(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """Nothing repeats along a free axis; the kept channels of a joint tuple are taken anew."""
-    (labels,), (out,), (value,), reps = relation.ins, relation.outs, values, eqn.params["reps"]
-    places = layout(labels, len(reps))
-    for place, axes in enumerate(places):
-        if len(axes) > 1 and any(reps[a] > 1 for a in axes):
-            mask = keep(labels.tracked[axes])
-            rank = np.tile(np.cumsum(mask).reshape(mask.shape) - 1, [reps[a] for a in axes])
-            value = jnp.take(value, rank[keep(out.tracked[axes])], axis=place)
-    done = {*out.free, *(a for axes in labels.joint for a in axes)}
-    return bind(eqn, [value], reps=tuple(1 if a in done else reps[a] for a, *_ in places))
-
-
-def slice_(equation: Equation) -> Relation:
-    """Cuts ids with `start_indices`, `limit_indices`, `strides`; a free axis stays free."""
-    labels = equation.channels.singles(equation.ins[0], touched=_sliced_axes(equation.eqn))
-    cuts = _cuts(equation.eqn)
-    tracked = {axes: ids[cuts[axes[0]]] for axes, ids in labels.tracked.items()}
-    return Relation((labels,), (_no_single_channel(equation, Labels(tracked, labels.free)),))
-
-
-def _no_single_channel(equation: Equation, labels: Labels) -> Labels:
-    """An axis of size 1 broadcasts, so it must not hold a channel that could fall."""
-    single = [axes[0] for axes, ids in labels.tracked.items() if ids.size == 1]
-    return equation.channels.fix_axes(labels, single, equation.reason("picks out one channel"))
-
-
-def _cuts(eqn: Any) -> list[slice]:
-    p = eqn.params
-    strides = p["strides"] or (1,) * len(p["start_indices"])
-    return [
-        slice(a, b, s)
-        for a, b, s in zip(p["start_indices"], p["limit_indices"], strides, strict=True)
-    ]
-
-
-def _sliced_axes(eqn: Any) -> list[int]:
-    shapes = zip(eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape, strict=True)
-    return [a for a, (n, m) in enumerate(shapes) if n != m]
-
-
-def emit_slice(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """Along a channel axis the kept positions inside the cut are taken; elsewhere as it is."""
-    (labels,), (value,) = relation.ins, values
-    cuts = {axis: _cuts(eqn)[axis] for axis in _sliced_axes(eqn)}
-    for axis in [a for a in cuts if (a,) in labels.tracked]:
-        mask = keep(labels.tracked[(axis,)])
-        chosen = np.zeros(len(mask), bool)
-        chosen[cuts.pop(axis)] = True
-        value = jnp.take(value, np.flatnonzero(chosen[mask]), axis=axis)
-    # All other axes in one equation, as the user wrote it: two are not merged by every compiler.
-    cuts = {a: cut for a, cut in cuts.items() if a not in labels.free}
-    ends = [cuts.get(a, slice(0, n, 1)) for a, n in enumerate(value.shape)]
-    starts, stops, steps = zip(*((e.start, e.stop, e.step) for e in ends), strict=True)
-    return [lax.slice(value, starts, stops, steps) if cuts else value]
-
-
-def split(equation: Equation) -> Relation:
-    """Cuts one axis into parts of `sizes`. Fields: sizes, axis."""
-    axis = equation.params["axis"]
-    labels = equation.channels.singles(equation.ins[0], touched=(axis,))
-    ids = labels.tracked.get((axis,))
-    if ids is None:
-        labels = Labels(labels.tracked, labels.free - {axis})
-        return Relation((labels,), (labels,) * len(equation.out_shapes))
-    parts = np.split(ids, np.cumsum(equation.params["sizes"])[:-1])
-    outs = (Labels({**labels.tracked, (axis,): part}, labels.free) for part in parts)
-    return Relation((labels,), tuple(_no_single_channel(equation, out) for out in outs))
-
-
-def emit_split(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """Each part has the kept channels of its range."""
-    axis = eqn.params["axis"]
-    shapes = zip(relation.outs, eqn.outvars, strict=True)
-    sizes = tuple(sliced_shape(out, v.aval.shape, keep)[axis] for out, v in shapes)
-    return bind(eqn, values, sizes=sizes)
-
-
-def pad(equation: Equation) -> Relation:
-    """New ids at the edges of a channel axis; padding between channels, or cropping, fixes.
-
-    Example: the option-A shortcut of a ResNet pads 16 channels to 32 with 8 on each side.
-    Fields: padding_config.
-    """
-    config = equation.params["padding_config"]
-    channels = equation.channels
-    padded = [a for a, field in enumerate(config) if field != (0, 0, 0)]
-    labels = channels.singles(equation.ins[0], touched=padded)
-    odd = [a for a in padded if min(config[a]) < 0 or config[a][2] > 0]
-    labels = channels.fix_axes(labels, odd, equation.reason("crops or pads between channels"))
-    labels = Labels(labels.tracked, labels.free - set(padded))
-    tracked = dict(labels.tracked)
-    for axis in padded:
-        if (axis,) in tracked:
-            low, high, _ = config[axis]
-            tracked[(axis,)] = np.concatenate(
-                [channels.new(low), tracked[(axis,)], channels.new(high)]
-            )
-    return Relation((labels, PLAIN), (Labels(tracked, labels.free),))
-
-
-def emit_pad(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """The edges of a channel axis hold as many zeros as there are kept channels in them."""
-    config = list(eqn.params["padding_config"])
-    for axes, ids in relation.outs[0].tracked.items():
-        low, high, interior = config[axes[0]]
-        if low or high:
-            kept = keep(ids)
-            config[axes[0]] = (int(kept[:low].sum()), int(kept[len(kept) - high :].sum()), interior)
-    return bind(eqn, values, padding_config=tuple(config))
-
-
-def iota(equation: Equation) -> Relation:
-    """0, 1, 2, … along `dimension`: new ids there, every other axis is free."""
-    shape, axis = equation.out_shapes[0], equation.params["dimension"]
-    free = frozenset(a for a, n in enumerate(shape) if a != axis and n > 1)
-    tracked = {(axis,): equation.channels.new(shape[axis])} if shape[axis] > 1 else {}
-    return Relation(equation.ins, (Labels(tracked, free),))
-
-
-def emit_iota(eqn: Any, relation: Relation, values: Sequence[jax.Array], keep: Keep) -> list[Any]:
-    """The kept positions."""
-    axis = eqn.params["dimension"]
-    (labels,) = relation.outs
-    ids = labels.tracked.get((axis,))
-    positions = np.zeros(1) if ids is None else np.flatnonzero(keep(ids))
-    shape = sliced_shape(labels, eqn.outvars[0].aval.shape, keep)
-    flat = jnp.asarray(positions, eqn.params["dtype"])
-    return [lax.broadcast_in_dim(flat, shape, (axis,))]
-
-
-SHAPES = {
+RESHAPES = {
     "broadcast_in_dim": Rule(broadcast_in_dim, emit_reshape),
     "reshape": Rule(reshape, emit_ordered_reshape),
     "squeeze": Rule(squeeze, emit_reshape),
     "transpose": Rule(transpose, emit_transpose),
-    "concatenate": Rule(concatenate, emit_concatenate),
-    "stack": Rule(stack, emit_as_is),
-    "unstack": Rule(unstack, emit_as_is),
-    "tile": Rule(tile, emit_tile),
-    "slice": Rule(slice_, emit_slice),
-    "split": Rule(split, emit_split),
-    "pad": Rule(pad, emit_pad),
-    "iota": Rule(iota, emit_iota),
 }
