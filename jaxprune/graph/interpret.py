@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.graph.analysis import Block, Node
+from jaxprune.graph.blocks import Block, Node
 from jaxprune.graph.conform import conform
 from jaxprune.graph.cut import take_kept
 from jaxprune.graph.labels import Axes, Ids, Keep, Labels, sliced_shape

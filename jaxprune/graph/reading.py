@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import paths
-from jaxprune.graph.analysis import Analysis, Block, open_jaxpr, without_dead_code
+from jaxprune.graph.analysis import Analysis
+from jaxprune.graph.blocks import Block, open_jaxpr, without_dead_code
 from jaxprune.graph.calls import CALLS
 from jaxprune.graph.calls.entries import settle_entries
 from jaxprune.graph.groups import units_of_classes

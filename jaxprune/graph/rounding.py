@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.graph.analysis import open_jaxpr
+from jaxprune.graph.blocks import open_jaxpr
 from jaxprune.graph.cut import on_host, put
 
 # What may differ where sums are rounded in another order, per precision. A quick look, after which

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune.graph.analysis import Analysis, Node, Value, open_jaxpr
+from jaxprune.graph.analysis import Analysis, Value
+from jaxprune.graph.blocks import Node, open_jaxpr
 from jaxprune.graph.interpret import Interpretation, Taken, Values, run
 from jaxprune.graph.rules import UNKNOWN, Equation, Relation
 from jaxprune.graph.rules.base import bind

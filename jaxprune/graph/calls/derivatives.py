@@ -10,16 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.graph.analysis import (
-    Analysis,
-    Block,
-    Node,
-    Own,
-    Value,
-    differentiable,
-    open_jaxpr,
-    owned,
-)
+from jaxprune.graph.analysis import Analysis, Own, Value
+from jaxprune.graph.blocks import Block, Node, differentiable, open_jaxpr, owned
 from jaxprune.graph.calls.bodies import call
 from jaxprune.graph.interpret import Interpretation, Values, run
 from jaxprune.graph.labels import Labels

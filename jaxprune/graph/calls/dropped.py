@@ -18,7 +18,7 @@ from typing import Any
 
 from jax.extend.core import Literal
 
-from jaxprune.graph.analysis import Block, Node, differentiable
+from jaxprune.graph.blocks import Block, Node, differentiable
 from jaxprune.graph.calls.effects import MASKED, At, Effect, constant, equation, join, unknown
 from jaxprune.graph.calls.loops import parts_of_scan, parts_of_while
 from jaxprune.graph.labels import Ids, Labels

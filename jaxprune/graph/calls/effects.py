@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.graph.analysis import Node
+from jaxprune.graph.blocks import Node
 from jaxprune.graph.labels import Axes, Labels
 from jaxprune.graph.rules.elementwise import ELEMENTWISE
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxprune.graph.analysis import Analysis, Entry, Node, Own
+from jaxprune.graph.analysis import Analysis, Own
+from jaxprune.graph.blocks import Entry, Node
 from jaxprune.graph.calls.dropped import Seen, with_rule
 from jaxprune.graph.calls.effects import MASKED, At, Effect
 from jaxprune.graph.labels import Axes, Ids

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxprune.graph.analysis import Analysis, Block, Node, Value, open_jaxpr
+from jaxprune.graph.analysis import Analysis, Value
+from jaxprune.graph.blocks import Block, Node, open_jaxpr
 from jaxprune.graph.interpret import Interpretation, Values, run
 from jaxprune.graph.labels import Labels
 from jaxprune.graph.rules import Relation

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.graph.analysis import Analysis, Node, Value, open_jaxpr
+from jaxprune.graph.analysis import Analysis, Value
+from jaxprune.graph.blocks import Node, open_jaxpr
 from jaxprune.graph.interpret import Interpretation, Values, run
 from jaxprune.graph.rules import Relation
 
