@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.groups import Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
 from jaxprune.graph.labels import Ids, Labels
+from jaxprune.graph.permute import permute
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
 
@@ -37,8 +38,13 @@ Fn = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class ChannelGraph(CostedGroups):
-    """The coupled channel groups of a function, from `jaxprune.trace`; see also `CostedGroups`."""
+    """The coupled channel groups of a function, from `jaxprune.trace`; see also `CostedGroups`.
 
+    Attributes:
+      ordered: the groups that `permute` cannot reorder → the source line and why.
+    """
+
+    ordered: dict[str, str]
     _grouping: Grouping = field(repr=False)
     _dense: dict[str, tuple[tuple[int, ...], str]] = field(repr=False)
     _state: State | None = field(repr=False, default=None)
@@ -292,6 +298,25 @@ class ChannelGraph(CostedGroups):
             before=before,
             rebuild=self._rebuild,
         )
+
+    def permute(self, variables: Any, orders: Mapping[str, Any]) -> Any:
+        """The same network with the units of some groups in another order.
+
+        Unit i of the result is unit `order[i]` of the given variables, on every axis where the
+        group lives; its outputs are the same, and its gradients those in that order:
+
+            same = graph.permute(variables, {"conv1": np.argsort(scores)})
+
+        Args:
+          variables: the traced pytree; it may be traced by JAX.
+          orders: group, or a pattern that names one group → a permutation of its units, concrete.
+
+        Raises:
+          ValueError: a name that is no group's or several groups', an order that is no permutation,
+            a group whose order is fixed (see `ordered`), variables of other shapes.
+        """
+        named = {self._group_called(pattern): order for pattern, order in orders.items()}
+        return permute(self.groups, self.ordered, self._shapes(), variables, named)
 
     def check(self, fn: Fn, variables: Any, *args: Any, seed: int = 0, **static: Any) -> Report:
         """Holds the laws on the user's own network; see `Report`.

@@ -15,6 +15,7 @@ from jaxprune.graph.again import inherit
 from jaxprune.graph.channel_graph import ChannelGraph, Fn
 from jaxprune.graph.cost import Cost, cost_at
 from jaxprune.graph.groups import Grouping, cost_terms, group_channels
+from jaxprune.graph.orders import fixed_orders
 from jaxprune.graph.pruned import rebuild_of
 from jaxprune.graph.reading import State, read
 
@@ -76,6 +77,7 @@ def trace(
     return ChannelGraph(
         groups=grouping.groups,
         fixed=grouping.fixed,
+        ordered=fixed_orders(reading.analysis, grouping),
         _grouping=grouping,
         _terms=cost_terms(reading.analysis, grouping),
         _dense=dense,
