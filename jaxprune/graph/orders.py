@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from jaxprune.graph.analysis import Analysis, Block, Node
+from jaxprune.graph.analysis import Analysis
+from jaxprune.graph.blocks import Block, Node
 from jaxprune.graph.groups import Grouping, units_of_classes
 from jaxprune.graph.labels import Ids, Labels
 from jaxprune.graph.rules.collectives import COLLECTIVES
