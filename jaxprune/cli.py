@@ -113,6 +113,9 @@ def command() -> NoReturn:
     A process that was stopped ends at once: the interpreter's own end would wait for, and has been
     seen to crash in, threads of what it was stopped in.
     """
+    # Not where it is ignored, as of a job that a shell put into the background.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         main()
     except SystemExit as ended:
@@ -123,6 +126,17 @@ def command() -> NoReturn:
             os._exit(code)
         raise
     sys.exit(0)
+
+
+def _interrupted(*_: Any) -> NoReturn:
+    """Ctrl-C: the end, whatever runs. What a run has saved is whole at every moment.
+
+    Raised as an exception it would be lost in a callback, as in those that JAX has the garbage
+    collector call, and the run would go on.
+    """
+    show_cursor = "\033[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+    os.write(2, f"{show_cursor}\njaxprune: stopped\n".encode())
+    os._exit(130)
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -169,6 +169,22 @@ def test_the_user_stops_it(path, pipeline, capsys):
     assert stopped(capsys, "run", path)[0] == 130
 
 
+def test_ctrl_c_within_a_callback_of_the_garbage_collector_stops_it():
+    program = """
+import gc, os, signal
+from jaxprune import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def dispatch(_):
+    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    gc.collect()
+    print("it went on")
+cli._dispatch = dispatch
+cli.command()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "") and "jaxprune: stopped" in ended.stderr
+
+
 def test_a_training_that_was_stopped_says_where_and_ends_with_143(path, pipeline, capsys):
     pipeline.error = Stopped("finetune", 12, 40)
     code, out, err = stopped(capsys, "run", path)

@@ -28,7 +28,9 @@ def normalize(
     """
     spread = jnp.asarray(std, jnp.float32)
     shift = jnp.asarray(mean, jnp.float32) / spread
-    return (images.astype(jnp.float32) / (255 * spread) - shift).astype(dtype)
+    pixels = images.astype(jnp.float32)
+    axes = (1,) * (images.ndim - 1) + spread.shape
+    return (pixels / (255 * spread).reshape(axes) - shift.reshape(axes)).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("crop_padding", "flip", "dtype", "size", "cutout"))
@@ -80,7 +82,8 @@ def augment(
     if max(spare):
         around = (crop_padding, crop_padding)
         padded = jnp.pad(images, ((0, 0), around, around, (0, 0)), mode="reflect")
-        corners = jax.random.randint(crop_key, (batch, 2), 0, jnp.array(spare) + 1)
+        most = jnp.array(spare)[None] + 1
+        corners = jax.random.randint(crop_key, (batch, 2), 0, most)
 
         def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
             return lax.dynamic_slice(

@@ -100,7 +100,7 @@ def _problem(gram: Any, dropped: Any, np_: Any = jnp) -> tuple[Any, Any, Any]:
     reflection = np_.eye(channels) - 2 * np_.outer(normal, normal) / (normal @ normal)
     first = np_.eye(channels)[0]
     signs = reflection + np_.outer(np_.full(channels, excess / channels) - reflection[:, 0], first)
-    halves = (signs + first) / 2  # p = (1 + y) / 2
+    halves = (signs + first[None]) / 2  # p = (1 + y) / 2
     quadratic = halves.T @ gram @ halves
     return quadratic, np_.vstack([signs, first[None]]), 1 + channels - excess**2 / channels
 

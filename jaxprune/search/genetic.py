@@ -149,7 +149,7 @@ def swap_mutation(masks: Array, keep: int | Array, ones: Array, zeros: Array) ->
     """
     channels = masks.shape[1]
     ones_so_far = jnp.cumsum(masks.astype(jnp.int32), axis=1)
-    zeros_so_far = jnp.arange(1, channels + 1) - ones_so_far
+    zeros_so_far = jnp.arange(1, channels + 1)[None] - ones_so_far
     off = masks & (ones_so_far == _rank(ones, keep)[:, None])
     on = ~masks & (zeros_so_far == _rank(zeros, channels - keep)[:, None])
     return masks ^ ((off | on) & (keep < channels))

@@ -37,7 +37,7 @@ class Consumer(NamedTuple):
 
 
 def _taps_of(channels: Array, taps: int) -> Array:
-    return (channels[:, None] * taps + jnp.arange(taps)).reshape(-1)
+    return (channels[:, None] * taps + jnp.arange(taps)[None]).reshape(-1)
 
 
 def _damped(hessian: Array, rows: Array) -> Array:
@@ -128,10 +128,11 @@ def _gains(mask: Array, consumer: Consumer, keep: int) -> Array:
     solved = _dot(inverse, hessian[rows]).reshape(cross.shape)
     own = jnp.einsum("cicj->cij", hessian.reshape(mask.size, taps, mask.size, taps))
     schur = own - jnp.einsum("nci,ncj->cij", cross, solved, precision=jax.lax.Precision.HIGHEST)
-    schur = schur + _ridge(hessian) * jnp.eye(taps, dtype=schur.dtype)
+    eye = jnp.eye(taps, dtype=schur.dtype)[None]
+    schur = schur + _ridge(hessian) * eye
     # A kept channel's block is zero but for rounding; nobody looks at its gain, but it must be
     # finite.
-    schur = jnp.where(mask[:, None, None], jnp.eye(taps, dtype=schur.dtype), schur)
+    schur = jnp.where(mask[:, None, None], eye, schur)
     return _weighted_squares(left, schur)
 
 

@@ -280,7 +280,7 @@ def _unfold_conv(
     if positions is None or positions >= count:
         flat = jnp.broadcast_to(jnp.arange(count), (images, count))
     else:  # one from each of so many equal parts of the map
-        parts = jnp.arange(positions) + jax.random.uniform(key, (images, positions))
+        parts = jnp.arange(positions)[None] + jax.random.uniform(key, (images, positions))
         flat = jnp.minimum((parts * (count / positions)).astype(int), count - 1)
     starts = jnp.unravel_index(flat, outputs)
     taps = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij")).reshape(len(window), -1)
@@ -288,7 +288,8 @@ def _unfold_conv(
     where, inside = [], jnp.asarray(True)
     for axis, (start, tap) in enumerate(zip(starts, taps, strict=True)):
         lo, stretch = p["padding"][axis][0], p["lhs_dilation"][axis]
-        at = start[..., None] * p["window_strides"][axis] + tap * p["rhs_dilation"][axis] - lo
+        offsets = tap[None, None] * p["rhs_dilation"][axis] - lo
+        at = start[..., None] * p["window_strides"][axis] + offsets
         last = x.shape[axis + 1] - 1
         inside &= (at >= 0) & (at <= last * stretch) & (at % stretch == 0)
         where.append(jnp.clip(at // stretch, 0, last))
