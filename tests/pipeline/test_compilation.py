@@ -12,7 +12,7 @@ from jaxprune import pipeline
 from jaxprune.config import ModelConfig, RunConfig
 from jaxprune.files import read_json
 from jaxprune.pipeline import compilation
-from jaxprune.pipeline.lock import alone
+from jaxprune.pipeline.lock import exclusive
 from jaxprune.train.state import TrainConfig
 
 SETTINGS = ("jax_compilation_cache_dir", *compilation._SETTINGS)
@@ -114,7 +114,7 @@ def test_a_stage_computed_again_compiles_nothing(tmp_path, starts):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_config_decides_whether_it_is_kept(tmp_path, kept, home):
-    @alone
+    @exclusive
     def stage(run):
         return jax.block_until_ready(jax.jit(lambda x: x + kept)(jnp.ones(3)))
 
