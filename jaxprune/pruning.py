@@ -84,7 +84,7 @@ from jaxprune.batches import Batches, first, inputs_of
 from jaxprune.budget import Budget
 from jaxprune.graph import Pruned, trace
 from jaxprune.methods import as_method
-from jaxprune.methods.harm import warn_of_harm
+from jaxprune.methods.harm import narrow_groups, network_at_chance, warn
 from jaxprune.problem import Method, Metric, Problem, Selection, accuracy, cross_entropy
 from jaxprune.train.memory import MemoryRun
 
@@ -157,7 +157,7 @@ def prune(
         run=MemoryRun(fn, batches, loss or cross_entropy),
     )  # fmt: skip
     selection = chosen.prune(problem)
-    warn_of_harm(problem, selection)
+    warn([*narrow_groups(problem, selection), *network_at_chance(problem, selection)])
     pruned = graph.slice(selection.variables, selection.masks)
     if "latency" not in budget.factors:
         return pruned

@@ -20,7 +20,7 @@ from jaxprune.budget import Curves
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
 from jaxprune.files import plain, read_json, write_json
 from jaxprune.graph import Pruned
-from jaxprune.methods.harm import warn_of_harm
+from jaxprune.methods.harm import at_chance, narrow_groups, warn
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment, config_of, missing
@@ -31,6 +31,7 @@ from jaxprune.problem import Selection
 from jaxprune.report import plots
 from jaxprune.statistics import grams
 from jaxprune.statistics import sensitivity as measure_sensitivity
+from jaxprune.train import evaluate as predictions
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
 
@@ -153,7 +154,8 @@ def prune(run: Experiment) -> Selection:
         problem = problem_of(run, trained(run))
         with run.stage("prune"):
             selection = run.config.method.prune(problem)
-            harm = warn_of_harm(problem, selection)
+        harm = narrow_groups(problem, selection)
+        warn(harm)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
         write_json(
             path, {"figures": plain(selection.figures), "steps": steps_of(run), "warnings": harm}
@@ -219,15 +221,27 @@ def recalibrated(run: Experiment) -> Pruned:
 def with_new_statistics(run: Experiment, pruned: Pruned) -> Pruned:
     """A network that was cut, with its BatchNorm statistics taken anew from training images."""
     config = run.config.recalibration
+    network, drawn = student(run, pruned), run.draw(config.images, purpose=0xBA7C4)
     with run.stage("recalibration"):
         variables = recalibrate(
-            student(run, pruned),
+            network,
             pruned.variables,
-            run.draw(config.images, purpose=0xBA7C4).images,
+            drawn.images,
             batch_size=config.batch_size,
             mean=run.data.mean,
             std=run.data.std,
         )
+        reached = predictions.correct(
+            network,
+            variables,
+            drawn,
+            batch_size=config.batch_size,
+            mean=run.data.mean,
+            std=run.data.std,
+        ).mean()
+    found = at_chance(float(reached), drawn.labels)
+    if found and run.config.finetune.start == "kept":
+        warn([f"with its BatchNorm statistics taken anew the network {found}: ask for less"])
     return dataclasses.replace(pruned, variables=variables)
 
 
