@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxprune import checkpoint
-from jaxprune.checkpoint import Checkpoints, networks, restore_tree, save_tree
+from jaxprune.checkpoint import Checkpoints, errors, networks, restore_tree, save_tree
 from jaxprune.graph import trace
 from jaxprune.graph.pruned import Pruned
 
@@ -399,3 +399,14 @@ def test_a_flipped_bit_is_not_loaded(tmp_path):
         except (ValueError, OSError):
             continue
         assert all(np.array_equal(found[name], tree[name]) for name in tree)
+
+
+def test_ctrl_c_within_a_read_is_no_damage(tmp_path):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise Exception("Encountered error while reading array index") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        errors.attempt(tmp_path, interrupted)

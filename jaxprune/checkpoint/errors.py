@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -24,6 +25,8 @@ def attempt(where: Path, read: Callable[[], Result], remedy: str = "") -> Result
     except OSError:
         raise
     except Exception as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         code = _system_error(error)
         if code in _NOT_DAMAGE:
             raise OSError(code, os.strerror(code), str(where)) from error
@@ -43,6 +46,15 @@ def writing(where: Path) -> Iterator[None]:
         if code is None:
             raise OSError(f"{where} cannot be written: {_brief(error)}") from error
         raise OSError(code, os.strerror(code), str(where)) from error
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: orbax wraps whatever ends a read."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _system_error(error: BaseException) -> int | None:
