@@ -166,7 +166,7 @@ class Budget:
         if self.widths or not self.floor:
             return low, high, step
         raised = self._floors(model, low, high)
-        return (raised if self._fits(model, raised) else low), high, step
+        return (raised if self.fits(model, raised) else low), high, step
 
     def _hard_bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `bounds`, without the floor."""
@@ -201,7 +201,7 @@ class Budget:
         """The least widths that the floor asks for, int [G]."""
         fractions = np.arange(1, _FRACTIONS + 1)[:, None] / _FRACTIONS
         alike = self._rounded(fractions * model.sizes, model.sizes, low, high)
-        fraction = fractions[:, 0][self._fits(model, alike)].max(initial=0.0)
+        fraction = fractions[:, 0][self.fits(model, alike)].max(initial=0.0)
         kept = np.full(len(low), fraction)
         names = list(model.names)
         for pattern, most in self.scopes.items():
@@ -219,11 +219,13 @@ class Budget:
         up = np.ceil(widths / self.round_to - 1e-9).astype(int) * self.round_to
         return np.clip(np.minimum(up, sizes), low, high)
 
-    def _fits(self, model: CostModel, widths: np.ndarray) -> np.ndarray:
-        """Whether widths [..., G] keep to every target, [...]."""
+    def fits(self, model: CostModel, widths: np.ndarray) -> np.ndarray:
+        """Whether widths [..., G] keep to every target, bool [...]."""
         costs = model.costs(widths)
-        met = [np.asarray(within(costs[q], m)) for q, m in self.limits_of(model).items()]
-        return np.all(np.stack(met), axis=0)
+        met = np.ones(np.shape(widths)[:-1], bool)
+        for quantity, most in self.limits_of(model).items():
+            met &= within(costs[quantity], most)
+        return met
 
     def widths_of(self, model: CostModel) -> list[np.ndarray]:
         """The allowed widths of every group, ascending."""

@@ -60,7 +60,6 @@ import numpy as np
 import optax
 
 from jaxprune.budget import Budget
-from jaxprune.budget.targets import within
 from jaxprune.graph import ChannelGraph
 from jaxprune.problem import Method, Problem, Retraining, Selection
 from jaxprune.wrappers import MASKS, WEIGHTS, Join, Until, Wrapper, join_params, split_params
@@ -143,9 +142,7 @@ class GroupFisher(Method):
 def met(graph: ChannelGraph, budget: Budget, masks: Mapping[str, Any]) -> bool:
     """Whether what the masks leave keeps to the budget."""
     widths = np.array(list(graph.widths(masks).values()))
-    costs = graph.costs(widths)
-    fits = all(within(costs[q], most) for q, most in budget.limits_of(graph).items())
-    return bool(fits and (widths <= budget.bounds(graph)[1]).all())
+    return bool(budget.fits(graph, widths) and (widths <= budget.bounds(graph)[1]).all())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxprune import masks as mask_ops
 from jaxprune.budget import Budget
-from jaxprune.budget.targets import within
 from jaxprune.graph import ChannelGraph, Group, paths
 from jaxprune.masks import Masks
 
@@ -100,13 +99,11 @@ def global_widths(
                 f"its groups allow, {widths[groups].sum() / graph.sizes[groups].sum():.3g}"
             )
         free = np.setdiff1d(free, groups)
-    reach = budget.limits_of(graph)
 
     def costs_fit(chosen: np.ndarray) -> bool:
         every = widths.copy()
         every[free] = chosen
-        costs = graph.costs(every)
-        return all(within(costs[q], most) for q, most in reach.items())
+        return bool(budget.fits(graph, every))
 
     if len(free):
         widths[free] = first_met(free, costs_fit)
