@@ -118,7 +118,7 @@ def _accumulator(
 
         def matrix(group: str, layer: Layer) -> jax.Array:
             units = graph.groups[group].size
-            return shape_or_value(wanted[group], lambda: _collapse(layer), (units, units))
+            return value_or_zeros(wanted[group], lambda: _collapse(layer), (units, units))
 
         return {
             group: [(matrix(group, layer) * images, layer.energy * images) for layer in read]
@@ -128,7 +128,7 @@ def _accumulator(
     return accumulate
 
 
-def shape_or_value(
+def value_or_zeros(
     wanted: jax.Array, compute: Callable[[], jax.Array], shape: tuple[int, ...]
 ) -> jax.Array:
     """What `compute` gives, float32 of `shape`, or zeros without the work; `wanted` is data."""

@@ -21,7 +21,7 @@ from jaxprune.batches import first, inputs_of
 from jaxprune.graph import ChannelGraph, Consumer, paths
 from jaxprune.kernels import accelerate
 from jaxprune.problem import Problem
-from jaxprune.statistics.gram import layers_of, places_of, shape_or_value
+from jaxprune.statistics.gram import layers_of, places_of, value_or_zeros
 
 
 class LayerHessian(NamedTuple):
@@ -87,7 +87,7 @@ def _accumulator(
         for group, layers in found.items():
             for layer in layers:
                 x = layer.inputs.reshape(len(layer.inputs), -1)
-                hessian = shape_or_value(
+                hessian = value_or_zeros(
                     wanted[group], functools.partial(_second_moment, x), (x.shape[1], x.shape[1])
                 )
                 kernel = layer.kernel.reshape(x.shape[1], -1).T
