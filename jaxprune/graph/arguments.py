@@ -63,17 +63,28 @@ def require_groups(groups: Groups, masks: Mapping[str, Any]) -> None:
         )
 
 
-def require_known(groups: Groups, given: Mapping[str, Any], what: str) -> None:
-    """Entries for groups alone, not necessarily for all.
+def require_gates(groups: Groups, gates: Mapping[str, Any], at: str) -> None:
+    """Gates of groups, or of kernels that write some.
 
     Raises:
-      ValueError: an entry for what is no group.
+      ValueError: a gate of anything else, or of a group that no kernel writes.
     """
-    for name in given:
-        if name not in groups:
+    writers = {kernel for group in groups.values() for kernel in group.writers}
+    for name in gates:
+        if name in groups:
+            if at == "write" and not groups[name].writers:
+                raise ValueError(
+                    f"group {name} is written by no convolution or product, where a gate could be "
+                    "put; use at='read'"
+                )
+        elif name in writers and at == "read":
             raise ValueError(
-                f"{what} of {name!r}, which is no group; the groups are "
-                f"{paths.listed(list(groups))}"
+                f"{name} has a gate of its own where it writes: use at='write', or a group's name"
+            )
+        elif name not in writers:
+            raise ValueError(
+                f"gates of {name!r}, which is neither a group nor a kernel that writes one; the "
+                f"groups are {paths.listed(list(groups))}"
             )
 
 

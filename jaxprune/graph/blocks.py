@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Literal
@@ -38,6 +38,14 @@ Entry = tuple[int, Axes]
 """An operand and channel axes of it, on which masks are put."""
 
 
+class Made(NamedTuple):
+    """A result's axes with channels that are written inside a function, and by which kernels."""
+
+    result: int
+    axes: Axes
+    kernels: tuple[str, ...]
+
+
 @dataclass
 class Node:
     """One equation: its relation, the read that is masked, and the blocks of a call's bodies.
@@ -60,7 +68,7 @@ class Node:
     divisor: Divisor | None = None
     entries: tuple[Entry, ...] | None = None
     by_sample: bool = True
-    made: tuple[Entry, ...] = ()
+    made: tuple[Made, ...] = ()
 
     def written(self) -> list[Ids]:
         """The channels that the kernels of a contraction write, per axis of its result."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.graph import paths
@@ -16,8 +16,8 @@ from jaxprune.graph.analysis import Block, Node
 from jaxprune.graph.arguments import (
     flat_masks,
     require_binary,
+    require_gates,
     require_groups,
-    require_known,
     require_shapes,
 )
 from jaxprune.graph.check import Report, check_laws
@@ -26,9 +26,10 @@ from jaxprune.graph.consumers import Consumer, Tapped, unused
 from jaxprune.graph.costed import CostedGroups, Masks
 from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
+from jaxprune.graph.gates import Gate, Gates, require_gateable
 from jaxprune.graph.groups import Grouping
 from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
-from jaxprune.graph.labels import Ids, Labels
+from jaxprune.graph.labels import Ids
 from jaxprune.graph.permute import permute
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.reading import Reading, State, read
@@ -162,8 +163,11 @@ class ChannelGraph(CostedGroups):
         """
         inner = _inner(fn)
 
+        def named(group: str, values: jax.Array, kernels: Sequence[str]) -> jax.Array:
+            return gate(group, values)
+
         def call(variables: Any, *args: Any, **static: Any) -> Any:
-            return self._looked_at(inner, gate, at, variables, args, static)
+            return self._gate(inner, named, at, self.groups, variables, args, static)
 
         key = ("intercept", inner, gate, _place(at))
         return remember(self._compiled, key, lambda: compile_per_keywords(call))
@@ -171,79 +175,68 @@ class ChannelGraph(CostedGroups):
     def gated(self, fn: Fn, gate: Callable[[str, jax.Array, Any], Any], at: str = "write") -> Fn:
         """`fn` with gates on its channels: `gated(fn, gate)(variables, gates, *args)`.
 
-        The channels of each group in `gates` are multiplied by `gate(group, values, gates[group])`,
-        where they are written or read; see `intercept` for `at` and `values`. `gates[group]` is any
-        pytree: it is an argument, so that what is compiled stays as it changes, and it can be
-        differentiated. Every layer that writes a group has the group's gate. For example
-        squeeze-and-excitation, one factor a sample and channel:
+        The channels of each group in `gates` are multiplied by `gate(group, values, gates[group])`
+        wherever they are written or read; see `intercept` for `at` and `values`. Where they are
+        written, `gates` may also name a kernel: what this layer writes has a gate of its own, so
+        that each layer that adds to a residual stage can have one. `group.writers` are the kernels
+        that write a group. A gate is any pytree; it is an argument, so that what is compiled stays
+        as it changes, and it can be differentiated. Gates of 0 and 1 at="read" are masks.
 
-            def gate(group, values, dense):
-                squeezed = values.mean((1, 2), keepdims=True)
-                return jax.nn.sigmoid(jax.nn.relu(squeezed @ dense["in"]) @ dense["out"])
+        Squeeze-and-excitation, one factor a sample and channel, behind each layer and before its
+        bias:
+
+            >>> import jaxprune as jp
+            >>> rng = np.random.default_rng(0)
+            >>> shapes = {"stem": (3, 8), "block": (8, 8), "head": (8, 2)}
+            >>> variables = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+            >>> x = rng.normal(size=(4, 10, 3))
+            >>> def fn(variables, x):
+            ...     h = x @ variables["stem"]
+            ...     h = h + jax.nn.relu(h) @ variables["block"]
+            ...     return h @ variables["head"]
+            >>> graph = jp.trace(fn, variables, x)
+            >>> graph.groups["stem[1]"].writers
+            ('stem', 'block')
+
+            >>> def excitation(group, values, dense):
+            ...     squeezed = values.mean(1, keepdims=True)
+            ...     return jax.nn.sigmoid(jax.nn.relu(squeezed @ dense["in"]) @ dense["out"])
+            >>> gates = {
+            ...     kernel: {"in": np.ones((group.size, 2)), "out": np.ones((2, group.size))}
+            ...     for group in graph.groups.values() for kernel in group.writers
+            ... }
+            >>> graph.gated(fn, excitation)(variables, gates, x).shape
+            (4, 10, 2)
 
         Raises (when called):
-          ValueError: gates of no group; else as `intercept`.
+          ValueError: gates of what is neither a group nor, where it is written, a kernel that
+            writes one; of a group that no convolution or product writes; else as `intercept`.
         """
         inner = _inner(fn)
 
         def call(variables: Any, gates: Masks, *args: Any, **static: Any) -> Any:
-            require_known(self.groups, gates, "gates")
+            require_gates(self.groups, gates, at)
 
-            def multiplied(group: str, values: jax.Array) -> jax.Array:
-                return values * gate(group, values, gates[group]) if group in gates else values
+            def multiplied(group: str, values: jax.Array, kernels: Sequence[str]) -> jax.Array:
+                named = [gates[name] for name in (group, *kernels) if name in gates]
+                factors = [gate(group, values, own) for own in named]
+                return functools.reduce(operator.mul, factors, values)
 
-            return self._looked_at(inner, multiplied, at, variables, args, static)
+            return self._gate(inner, multiplied, at, gates, variables, args, static)
 
         key = ("gated", inner, gate, _place(at))
         return remember(self._compiled, key, lambda: compile_per_keywords(call))
 
-    def _looked_at(
-        self, fn: Fn, gate: Callable[[str, jax.Array], jax.Array], at: str,
+    def _gate(
+        self, fn: Fn, gate: Gate, at: str, names: Collection[str],
         variables: Any, args: Sequence[Any], static: Any,
     ) -> Any:  # fmt: skip
         reading = self._read(fn, variables, args, static)
-        units_of = reading.units(self._grouping.units)
-
-        def gated(value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
-            for axis in axes:
-                value = self._gated(value, axis, units_of(labels.tracked[(axis,)]), gate)
-            return value
-
+        gates = Gates(self.groups, reading.units(self._grouping.units), gate)
         if at == "write":
-            self._require_writes_outside(reading, units_of)
-        how = Dense(read=gated) if at == "read" else Dense(write=gated)
-        return _run(reading, variables, args, how)
-
-    def _require_writes_outside(self, reading: Reading, units_of: Callable[..., Any]) -> None:
-        ends = np.cumsum(self.sizes)
-        for own in reading.analysis.own:
-            inside = own.node.inner[0].all_nodes(rules=False)
-            hidden = {u for n in inside for ids in n.written() for u in units_of(ids).tolist()} - {
-                -1
-            }
-            for result, axes in own.node.made:
-                ids = own.node.relation.outs[result].tracked[axes]
-                hidden -= set(units_of(ids).tolist())
-            if hidden:
-                name = self.names[int(np.searchsorted(ends, min(hidden), side="right"))]
-                raise ValueError(
-                    f"group {name} is written and read inside a function with its own derivative "
-                    "rule, where no gate can be put; use at='read', or protect it"
-                )
-
-    def _gated(
-        self, value: jax.Array, axis: int, units: np.ndarray, gate: Callable[..., jax.Array]
-    ) -> jax.Array:
-        start = 0
-        for name, group in self.groups.items():
-            inside = np.flatnonzero((units >= start) & (units < start + group.size))
-            if len(inside):
-                places = inside[np.argsort(units[inside], kind="stable")]
-                last = jnp.moveaxis(value, axis, -1)
-                last = last.at[..., places].set(gate(name, last[..., places]).astype(value.dtype))
-                value = jnp.moveaxis(last, -1, axis)
-            start += group.size
-        return value
+            require_gateable(self.groups, reading.analysis, gates.units, names)
+            return _run(reading, variables, args, Dense(write=gates))
+        return _run(reading, variables, args, Dense(read=gates))
 
     def analysed(
         self, fn: Fn, variables: Any, *args: Any

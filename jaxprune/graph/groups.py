@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Group:
       members: where its channels lie.
       kind: what a unit is, where that can be told: `heads`, `head width`, `key-value heads, …`.
       summed: whether a unit is a sum of several layers' outputs, as in a residual stage.
+      writers: the kernels of the convolutions and products that write it, in their order.
     """
 
     name: str
@@ -47,6 +48,11 @@ class Group:
     members: tuple[Member, ...]
     kind: str = ""
     summed: bool = False
+    writers: tuple[str, ...] = ()
+
+
+Units = dict[str, list[np.ndarray | None]]
+"""Per variable path and axis each position's unit, numbered through all groups, or -1."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Grouping:
 
     groups: dict[str, Group]
     fixed: dict[str, str]
-    units: dict[str, list[np.ndarray | None]]
+    units: Units
 
 
 Names = Mapping[str, list[np.ndarray | None]]
@@ -128,7 +134,23 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
             m.path == path and m.axis == axis for g in groups.values() for m in g.members
         ):
             fixed[f"{path}[{axis}]"] = alone[number]
-    return Grouping(groups, fixed, _number_units(analysis, groups))
+    units = _number_units(analysis, groups)
+    return Grouping(_with_writers(analysis, roots, groups, units), fixed, units)
+
+
+def _with_writers(
+    analysis: Analysis, roots: np.ndarray, groups: dict[str, Group], units: Units
+) -> dict[str, Group]:
+    unit_of, _ = units_of_classes(analysis, roots, units)
+    ends = np.cumsum([group.size for group in groups.values()])
+    writers: list[list[str]] = [[] for _ in groups]
+    for node in analysis.block.all_nodes(rules=False) if analysis.block else ():
+        for ids in node.written():
+            written = unit_of[roots[ids]]
+            for g in np.unique(np.searchsorted(ends, written[written >= 0], side="right")):
+                writers[g].append(node.kernel or "")
+    kernels = (tuple(dict.fromkeys(found)) for found in writers)
+    return {g.name: replace(g, writers=k) for g, k in zip(groups.values(), kernels, strict=True)}
 
 
 def _known(member: Member, names: Names | None) -> str | None:
@@ -196,12 +218,8 @@ def _read_axes(analysis: Analysis, axes: Sequence[Axis]) -> set[int]:
     return {number for number, (_, _, ids) in enumerate(axes) if read[ids].any()}
 
 
-def _number_units(
-    analysis: Analysis, groups: dict[str, Group]
-) -> dict[str, list[np.ndarray | None]]:
-    units: dict[str, list[np.ndarray | None]] = {
-        path: [None] * len(ids) for path, ids in analysis.variables.items()
-    }
+def _number_units(analysis: Analysis, groups: dict[str, Group]) -> Units:
+    units: Units = {path: [None] * len(ids) for path, ids in analysis.variables.items()}
     start = 0
     for group in groups.values():
         for m in group.members:
@@ -216,7 +234,7 @@ def _number_units(
 
 
 def units_of_classes(
-    analysis: Analysis, roots: np.ndarray, units: dict[str, list[np.ndarray | None]]
+    analysis: Analysis, roots: np.ndarray, units: Units
 ) -> tuple[np.ndarray, str | None]:
     """Carries the numbering of units over to another function's analysis.
 

@@ -103,12 +103,15 @@ def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
 
 @dataclass
 class Dense:
-    """Dense shapes, with a function of the user's at every read or write of channels."""
+    """Dense shapes, with a function of the user's at every read or write of channels.
+
+    That at writes is also told which kernels write.
+    """
 
     read: Callable[[jax.Array, Labels, Sequence[int]], jax.Array] | None = None
     tap: Callable[[Taken], None] | None = None
     miss: Callable[[Node], None] | None = None
-    write: Callable[[jax.Array, Labels, Sequence[int]], jax.Array] | None = None
+    write: Callable[[jax.Array, Labels, Sequence[int], Sequence[str]], jax.Array] | None = None
     count: Callable[[Ids], jax.Array] | None = None
     stop: Callable[[jax.Array, Labels], jax.Array] | None = None
     inline: bool = False
@@ -158,8 +161,9 @@ class Dense:
         """Looks at the results as at other writes."""
         values = list(values)
         if self.write is not None and not self.inline:
-            for result, axes in node.made:
-                values[result] = self.write(values[result], node.relation.outs[result], axes)
+            for result, axes, kernels in node.made:
+                labels = node.relation.outs[result]
+                values[result] = self.write(values[result], labels, axes, kernels)
         return values
 
     def guard(self, value: Any, labels: Labels) -> Any:
@@ -186,7 +190,8 @@ class Dense:
             values = _with_divisor(node.divisor, values, self.count)
         outs = bind(node.eqn, values)
         if self.write is not None and (axes := node.written_axes()):
-            outs[0] = self.write(outs[0], node.relation.outs[0], axes)
+            assert node.kernel is not None
+            outs[0] = self.write(outs[0], node.relation.outs[0], axes, (node.kernel,))
         return outs
 
 

@@ -16,12 +16,11 @@ from jaxprune.graph.analysis import Analysis
 from jaxprune.graph.blocks import Block, open_jaxpr, without_dead_code
 from jaxprune.graph.calls import CALLS
 from jaxprune.graph.calls.entries import settle_entries
-from jaxprune.graph.groups import units_of_classes
+from jaxprune.graph.groups import Units, units_of_classes
 from jaxprune.graph.labels import PLAIN, Ids, Labels
 from jaxprune.graph.source import Reason
 
 State = Callable[[Any], Any]
-Units = Mapping[str, list[np.ndarray | None]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Reading:
         Raises:
           ValueError: the function ties or fixes channels that the graph holds apart or prunable.
         """
-        unit_of, clash = units_of_classes(self.analysis, self.roots, dict(units))
+        unit_of, clash = units_of_classes(self.analysis, self.roots, units)
         if clash is not None:
             raise ValueError(
                 f"this function ties channels of {clash} to others that are separate in the graph; "

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxprune.graph.analysis import Analysis, Own
-from jaxprune.graph.blocks import Entry, Node
+from jaxprune.graph.blocks import Entry, Made, Node
 from jaxprune.graph.calls.dropped import Seen, with_rule
 from jaxprune.graph.calls.effects import MASKED, At, Effect
 from jaxprune.graph.labels import Axes, Ids
@@ -82,16 +82,18 @@ def _read_inside(node: Node) -> Iterator[Ids]:
                 yield from (labels.tracked[(axis,)] for axis in read.axes)
 
 
-def _made(own: Own, classes: _Classes) -> tuple[Entry, ...]:
+def _made(own: Own, classes: _Classes) -> tuple[Made, ...]:
     """The results' axes with channels that kernels inside write."""
     inside = own.node.inner[0].all_nodes(rules=False)
-    made = set[int]().union(*(classes.of(ids) for node in inside for ids in node.written()))
-    return tuple(
-        (result, axes)
-        for result, labels in enumerate(own.node.relation.outs)
-        for axes, ids in labels.tracked.items()
-        if len(axes) == 1 and classes.of(ids) & made
-    )
+    written = [(node.kernel, classes.of(ids)) for node in inside for ids in node.written()]
+    made = []
+    for result, labels in enumerate(own.node.relation.outs):
+        for axes, ids in labels.tracked.items():
+            held = classes.of(ids)
+            kernels = dict.fromkeys(kernel for kernel, along in written if kernel and along & held)
+            if len(axes) == 1 and kernels:
+                made.append(Made(result, axes, tuple(kernels)))
+    return tuple(made)
 
 
 def _entries(own: Own, classes: _Classes) -> tuple[tuple[Entry, ...], set[int]]:
