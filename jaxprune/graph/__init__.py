@@ -1,4 +1,14 @@
-"""The engine: coupled channels found in the jaxpr, and its masked, tapped and sliced readings."""
+"""The engine: coupled channels found in the jaxpr, which runs masked, tapped, gated or sliced.
+
+Words that mean one thing in here:
+
+* An equation *writes* the channels that its kernel makes, and *reads* those that it sums away: a
+  convolution, a product, a sum. A `Read` is the operand and the axes. What reads prunable channels
+  is a *consumer*; `Consumer` is what `tap` tells of one.
+* A `Program` is a function as `analyse` found it for one signature: its jaxpr as a `Block` of
+  `Node`s, with the channels of every value.
+* An `Interpretation` is a way to run a program.
+"""
 
 from jaxprune.graph.channel_graph import ChannelGraph
 from jaxprune.graph.check import Report

@@ -10,26 +10,26 @@ from __future__ import annotations
 import numpy as np
 
 from jaxprune.graph.groups import Names, group_channels
+from jaxprune.graph.program import Program
 from jaxprune.graph.pruned import Pruned
-from jaxprune.graph.reading import Reading
 from jaxprune.graph.source import Reason
 
 
-def inherit(reading: Reading, first: Reading, pruned: Pruned) -> Names:
+def inherit(program: Program, first: Program, pruned: Pruned) -> Names:
     """Ties and fixes in the smaller network's analysis what is tied and fixed in the first one.
 
     Args:
-      reading: of the smaller network; its channels are written to.
+      program: of the smaller network; its channels are written to.
       first: of the same function at the first network's shapes.
       pruned: how one came from the other.
 
     Returns:
       The first network's groups at the smaller network's positions.
     """
-    channels, roots = reading.analysis.channels, first.roots
+    channels, roots = program.analysis.channels, first.roots
     reasons = first.analysis.channels.fixed_classes(roots)
     ids, classes = [np.empty(0, int)], [np.empty(0, int)]
-    for path, along_axes in reading.analysis.variables.items():
+    for path, along_axes in program.analysis.variables.items():
         kept = pruned.positions(path)
         for axis, before in enumerate(first.analysis.variables[path]):
             if before is None:
@@ -59,7 +59,7 @@ def _last(axis: str) -> Reason:
     return Reason(f"tied to the last channel on {axis}, which has to stay")
 
 
-def _names(first: Reading, pruned: Pruned) -> Names:
+def _names(first: Program, pruned: Pruned) -> Names:
     grouping = group_channels(first.analysis)
     of_unit = np.array([n for n, g in grouping.groups.items() for _ in range(g.size)] + [""])
     found: dict[str, list[np.ndarray | None]] = {}

@@ -1,6 +1,6 @@
 """An analysed jaxpr: one node an equation, with the labels of every value.
 
-`analysis.py` makes it, the interpretations (`interpret.py`) run it, `groups.py` reads the coupled
+`analysis.py` makes it, the interpretations (`interpret.py`) run it, `groups.py` takes the coupled
 channels from it.
 """
 

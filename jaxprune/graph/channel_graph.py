@@ -28,11 +28,12 @@ from jaxprune.graph.cut import copied, cut
 from jaxprune.graph.explain import Explanation, Preview, explain, preview
 from jaxprune.graph.gates import Gate, Gates, require_gateable
 from jaxprune.graph.groups import Grouping
-from jaxprune.graph.interpret import Dense, MaskReader, Taken, run
+from jaxprune.graph.interpret import Dense, TappedRead, run
 from jaxprune.graph.labels import Ids
+from jaxprune.graph.masking import Masking
 from jaxprune.graph.permute import permute
+from jaxprune.graph.program import Program, State, analyse
 from jaxprune.graph.pruned import Pruned
-from jaxprune.graph.reading import Reading, State, read
 
 Fn = Callable[..., Any]
 
@@ -69,10 +70,10 @@ class ChannelGraph(CostedGroups):
 
         def call(variables: Any, masks: Masks, *args: Any, **static: Any) -> Any:
             require_groups(self.groups, masks)
-            reading = self._read(inner, variables, args, static)
-            reader = self._reader(masks, reading, reading.units(self._grouping.units))
-            how = Dense(read=reader, count=reader.count, stop=reader.stop)
-            return _run(reading, variables, args, how)
+            program = self._analyse(inner, variables, args, static)
+            masking = self._masking(masks, program, program.units(self._grouping.units))
+            how = Dense(read=masking, count=masking.count, stop=masking.stop)
+            return _run(program, variables, args, how)
 
         return remember(self._compiled, ("masked", inner), lambda: compile_per_keywords(call))
 
@@ -98,18 +99,18 @@ class ChannelGraph(CostedGroups):
         For use inside a traced function.
         """
         inner = _inner(fn)
-        reading = self._read(inner, variables, args, static)
-        units_of = reading.units(self._grouping.units)
+        program = self._analyse(inner, variables, args, static)
+        units_of = program.units(self._grouping.units)
         tapped = Tapped()
 
-        def record(taken: Taken) -> None:
-            consumer = self._consumer(taken.node, units_of)
+        def record(tap: TappedRead) -> None:
+            consumer = self._consumer(tap.node, units_of)
             if consumer is not None:
                 name = unused(consumer.name, tapped.reads)
                 tapped.consumers[name] = consumer
-                tapped.reads[name] = taken.value
-                if taken.kernel is not None:
-                    tapped.kernels[name] = taken.kernel
+                tapped.reads[name] = tap.value
+                if tap.kernel is not None:
+                    tapped.kernels[name] = tap.kernel
 
         def miss(node: Node) -> None:
             consumer = self._consumer(node, units_of)
@@ -118,9 +119,9 @@ class ChannelGraph(CostedGroups):
 
         how = Dense(tap=record, miss=miss, inline=True)
         if masks is not None:
-            how.read = reader = self._reader(masks, reading, units_of)
-            how.count, how.stop = reader.count, reader.stop
-        return _run(reading, variables, args, how), tapped
+            how.read = masking = self._masking(masks, program, units_of)
+            how.count, how.stop = masking.count, masking.stop
+        return _run(program, variables, args, how), tapped
 
     def _consumer(self, node: Node, units_of: Callable[..., np.ndarray]) -> Consumer | None:
         assert node.read is not None
@@ -231,19 +232,19 @@ class ChannelGraph(CostedGroups):
         self, fn: Fn, gate: Gate, at: str, names: Collection[str],
         variables: Any, args: Sequence[Any], static: Any,
     ) -> Any:  # fmt: skip
-        reading = self._read(fn, variables, args, static)
-        gates = Gates(self.groups, reading.units(self._grouping.units), gate)
+        program = self._analyse(fn, variables, args, static)
+        gates = Gates(self.groups, program.units(self._grouping.units), gate)
         if at == "write":
-            require_gateable(self.groups, reading.analysis, gates.units, names)
-            return _run(reading, variables, args, Dense(write=gates))
-        return _run(reading, variables, args, Dense(read=gates))
+            require_gateable(self.groups, program.analysis, gates.units, names)
+            return _run(program, variables, args, Dense(write=gates))
+        return _run(program, variables, args, Dense(read=gates))
 
     def analysed(
         self, fn: Fn, variables: Any, *args: Any
     ) -> tuple[Block, Callable[[Ids], np.ndarray]]:
         """`fn` at these shapes: its equations with their channels, and ids → the graph's units."""
-        reading = self._read(_inner(fn), variables, args, {})
-        return reading.block, reading.units(self._grouping.units)
+        program = self._analyse(_inner(fn), variables, args, {})
+        return program.block, program.units(self._grouping.units)
 
     # The smaller network.
 
@@ -339,23 +340,23 @@ class ChannelGraph(CostedGroups):
 
     # What every interpretation begins with.
 
-    def _read(self, fn: Fn, variables: Any, args: Sequence[Any], static: Any) -> Reading:
+    def _analyse(self, fn: Fn, variables: Any, args: Sequence[Any], static: Any) -> Program:
         require_shapes(self._shapes(), variables, "the network that was traced")
         if self._base is not None:
             fn = self._base.wrap(fn)
-        return read(
+        return analyse(
             fn, variables, args, static,
             state=self._state, lenient=True, allow_inexact=self._allow_inexact,
         )  # fmt: skip
 
-    def _reader(
-        self, masks: Masks, reading: Reading, units_of: Callable[..., np.ndarray]
-    ) -> MaskReader:
+    def _masking(
+        self, masks: Masks, program: Program, units_of: Callable[..., np.ndarray]
+    ) -> Masking:
         flat = flat_masks(self.groups, masks)
-        batch = 0 if reading.analysis.batch is None else len(reading.analysis.batch)
+        batch = 0 if program.analysis.batch is None else len(program.analysis.batch)
         if flat.ndim == 2 and len(flat) != batch:
             raise ValueError(f"masks for {len(flat)} samples, but inputs for {batch or 1}")
-        return MaskReader(flat, units_of, reading.samples)
+        return Masking(flat, units_of, program.samples)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {path: shape for path, (shape, _) in self._dense.items()}
@@ -372,6 +373,6 @@ def _place(at: str) -> str:
     return at
 
 
-def _run(reading: Reading, variables: Any, args: Sequence[Any], how: Dense) -> Any:
-    outs = run(reading.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
-    return reading.out_tree.unflatten(outs)
+def _run(program: Program, variables: Any, args: Sequence[Any], how: Dense) -> Any:
+    outs = run(program.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
+    return program.out_tree.unflatten(outs)

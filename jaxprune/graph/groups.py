@@ -76,7 +76,7 @@ Names = Mapping[str, list[np.ndarray | None]]
 
 
 def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
-    """Reads the groups off a finished analysis; `names` are those that they had before."""
+    """Finds the groups of a finished analysis; `names` are those that they had before."""
     roots = analysis.channels.roots()
     reasons = analysis.channels.fixed_classes(roots)
     axes = [

@@ -1,4 +1,4 @@
-"""The laws at one precision: every output and gradient of the readings, held together."""
+"""The laws at one precision: every output and gradient, masked and sliced, held together."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Entry(NamedTuple):
     Attributes:
       figure: which of the report's figures it belongs to.
       name: of the output, or of the variable whose gradient it is.
-      difference: the largest, between the readings.
+      difference: the largest, between masked and sliced.
       scale: the largest entry.
-      moved: how far inputs that are nudged by one rounding move it, in either reading.
+      moved: how far inputs that are nudged by one rounding move it, in either of the two.
     """
 
     figure: str
@@ -119,7 +119,7 @@ class Held:
 
 
 class Laws:
-    """A network's readings, compiled once, to be compared at two points."""
+    """A network as it is, masked and sliced, compiled once, to be compared at two points."""
 
     def __init__(
         self,

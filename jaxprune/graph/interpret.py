@@ -6,18 +6,17 @@ All of it happens while JAX traces, so nothing of it costs at run time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.graph.blocks import Block, Node
 from jaxprune.graph.conform import conform
 from jaxprune.graph.cut import take_kept
-from jaxprune.graph.labels import Axes, Ids, Keep, Labels, sliced_shape
+from jaxprune.graph.labels import Ids, Keep, Labels, sliced_shape
 from jaxprune.graph.means import Divisor
 from jaxprune.graph.rules import rule_for
 from jaxprune.graph.rules.base import bind
@@ -25,7 +24,7 @@ from jaxprune.graph.rules.base import bind
 Values = list[Any]
 
 
-class Taken(NamedTuple):
+class TappedRead(NamedTuple):
     """What an equation reads, and the kernel that it reads it with, if it is a contraction."""
 
     node: Node
@@ -33,54 +32,57 @@ class Taken(NamedTuple):
     kernel: Any | None
 
 
-class Interpretation(Protocol):
-    """How `run` treats operands and equations."""
+class Interpretation:
+    """How `run` treats operands and equations: this one runs them as they are.
 
-    inline: bool
-    """Whether bodies are dissolved into the caller, so that values in there can be handed out."""
+    Attributes:
+      inline: whether bodies are dissolved into the caller, so that values in there can be handed
+        out.
+    """
+
+    inline: bool = False
+
+    def passes(self, node: Node) -> bool:
+        """Whether a call may run as the user wrote it."""
+        return False
 
     def untapped(self, node: Node) -> Interpretation:
         """The same for the bodies of a call that no value can leave, as loops of any length."""
-        ...
+        return self
 
-    def collecting(self, taken: list[Taken], quiet: bool = False) -> Interpretation:
+    def collecting(self, taps: list[TappedRead], quiet: bool = False) -> Interpretation:
         """The same, with what is tapped put into a list, for a call that hands it out itself.
 
         `quiet` for a run that tells nothing new of what cannot be tapped.
         """
-        ...
+        return self
 
-    def hand_out(self, taken: Sequence[Taken]) -> None:
+    def hand_out(self, taps: Sequence[TappedRead]) -> None:
         """Taps what a call has handed out."""
-        ...
-
-    def passes(self, node: Node) -> bool:
-        """Whether a call may run as the user wrote it."""
-        ...
 
     def enter(self, node: Node, values: Values) -> Values:
         """The operands of a function with its own derivative rule, masked at its entries."""
-        ...
+        return values
 
     def leave(self, node: Node, values: Values) -> Values:
         """The results of such a function, looked at where channels are written inside."""
-        ...
+        return values
 
     def guard(self, value: Any, labels: Labels) -> Any:
         """The same value, out of which no gradient leads into channels that are dropped."""
-        ...
+        return value
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """A value brought to the layout that is wanted."""
-        ...
+        return value
 
     def constant(self, value: Any, labels: Labels) -> Any:
         """A captured array in this interpretation's layout."""
-        ...
+        return value
 
     def equation(self, node: Node, values: Values) -> Values:
         """Runs one equation that is no call."""
-        ...
+        return bind(node.eqn, values)
 
 
 def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
@@ -102,14 +104,14 @@ def run(block: Block, args: Sequence[Any], how: Interpretation) -> Values:
 
 
 @dataclass
-class Dense:
+class Dense(Interpretation):
     """Dense shapes, with a function of the user's at every read or write of channels.
 
     That at writes is also told which kernels write.
     """
 
     read: Callable[[jax.Array, Labels, Sequence[int]], jax.Array] | None = None
-    tap: Callable[[Taken], None] | None = None
+    tap: Callable[[TappedRead], None] | None = None
     miss: Callable[[Node], None] | None = None
     write: Callable[[jax.Array, Labels, Sequence[int], Sequence[str]], jax.Array] | None = None
     count: Callable[[Ids], jax.Array] | None = None
@@ -136,14 +138,14 @@ class Dense:
                     self.miss(inner)
         return replace(self, tap=None, miss=None, inline=False)
 
-    def collecting(self, taken: list[Taken], quiet: bool = False) -> Dense:
+    def collecting(self, taps: list[TappedRead], quiet: bool = False) -> Dense:
         """With a list for a tap."""
-        return replace(self, tap=taken.append, miss=None if quiet else self.miss)
+        return replace(self, tap=taps.append, miss=None if quiet else self.miss)
 
-    def hand_out(self, taken: Sequence[Taken]) -> None:
+    def hand_out(self, taps: Sequence[TappedRead]) -> None:
         """To the tap."""
         if self.tap is not None:
-            for one in taken:
+            for one in taps:
                 self.tap(one)
 
     def enter(self, node: Node, values: Values) -> Values:
@@ -167,16 +169,8 @@ class Dense:
         return values
 
     def guard(self, value: Any, labels: Labels) -> Any:
-        """See `MaskReader.stop`."""
+        """See `Masking.stop`."""
         return value if self.stop is None else self.stop(value, labels)
-
-    def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
-        """Dense values need no layout."""
-        return value
-
-    def constant(self, value: Any, labels: Labels) -> Any:
-        """Captured arrays stay whole."""
-        return value
 
     def equation(self, node: Node, values: Values) -> Values:
         """Looks at what the equation reads, runs it, looks at what it writes."""
@@ -185,7 +179,7 @@ class Dense:
             values[at] = self.read(values[at], node.relation.ins[at], node.read.axes)
         if node.read is not None and self.tap is not None:
             at = node.read.operand
-            self.tap(Taken(node, values[at], values[1 - at] if len(values) == 2 else None))
+            self.tap(TappedRead(node, values[at], values[1 - at] if len(values) == 2 else None))
         if node.divisor is not None and self.count is not None:
             values = _with_divisor(node.divisor, values, self.count)
         outs = bind(node.eqn, values)
@@ -196,38 +190,10 @@ class Dense:
 
 
 @dataclass
-class Sliced:
+class Sliced(Interpretation):
     """The smaller shapes: only the channels that `keep` names exist."""
 
     keep: Keep
-    inline: bool = field(default=False, init=False)
-
-    def passes(self, node: Node) -> bool:
-        """Every body is emitted anew."""
-        return False
-
-    def untapped(self, node: Node) -> Sliced:
-        """There is no tap."""
-        return self
-
-    def collecting(self, taken: list[Taken], quiet: bool = False) -> Sliced:
-        """There is no tap."""
-        return self
-
-    def hand_out(self, taken: Sequence[Taken]) -> None:
-        """There is no tap."""
-
-    def enter(self, node: Node, values: Values) -> Values:
-        """There are no masks."""
-        return values
-
-    def leave(self, node: Node, values: Values) -> Values:
-        """There are no gates."""
-        return values
-
-    def guard(self, value: Any, labels: Labels) -> Any:
-        """There are no dropped channels."""
-        return value
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """See `jaxprune.graph.conform`."""
@@ -267,93 +233,3 @@ def _with_divisor(divisor: Divisor, values: Values, count: Callable[[Ids], Any])
         jnp.broadcast_to(number.astype(dtype), jnp.shape(values[at])),
         *values[at + 1 :],
     ]
-
-
-def _axes(node: Node) -> tuple[int, ...]:
-    return () if node.read is None else node.read.axes
-
-
-@dataclass(frozen=True)
-class MaskReader:
-    """Multiplies by the masks where channels are read.
-
-    Attributes:
-      flat: the masks of all groups side by side, ([batch,] units + 1); the last entry is 1, for
-        channels that are in no group.
-      units: for an id array, the number of each channel's unit, or -1.
-      samples: for an id array, the number of each id's sample, or None if it is no batch axis.
-    """
-
-    flat: jax.Array
-    units: Callable[[Ids], np.ndarray]
-    samples: Callable[[Ids], np.ndarray | None]
-
-    def __call__(self, value: jax.Array, labels: Labels, axes: Sequence[int]) -> jax.Array:
-        """The operand times the masks of the channels along these axes."""
-        for axis in axes:
-            mask = self._along(labels, (axis,), value)
-            if mask is not None:
-                value = value * mask.astype(value.dtype)
-        return value
-
-    def stop(self, value: jax.Array, labels: Labels) -> jax.Array:
-        """The same value, but no gradient comes back to where a mask is zero.
-
-        A backward rule of the user's need not be linear: it may give a gradient for what nothing
-        reads, which would reach the layers before. What all samples share stops where all do.
-        """
-        reader = self
-        if self.flat.ndim == 2 and self._batch(labels) is None:
-            reader = replace(self, flat=jnp.abs(self.flat).max(0))
-        for axes in labels.tracked:
-            mask = reader._along(labels, axes, value)
-            if mask is not None:
-                value = jnp.where(mask != 0, value, jax.lax.stop_gradient(value))
-        return value
-
-    def _along(self, labels: Labels, axes: Axes, value: jax.Array) -> jax.Array | None:
-        """The masks of the channels on a tuple of axes, to be broadcast; None where there are none.
-
-        With masks per sample they also lie along the batch axis.
-        """
-        units = self.units(labels.tracked[axes])
-        if (units < 0).all():
-            return None
-        shape = [1] * value.ndim
-        for axis, size in zip(axes, units.shape, strict=True):
-            shape[axis] = size
-        mask = _gather(self.flat, units.ravel())
-        if mask.ndim == 2:
-            batch = self._batch(labels)
-            if batch is None:
-                raise ValueError(
-                    "masks per sample need the batch axis of the inputs where channels are read, "
-                    "and one reader has lost it; use masks of shape (units,)"
-                )
-            batch_axis, samples = batch
-            shape[batch_axis] = len(samples)
-            mask = mask[samples]
-            mask = mask.reshape(-1, *units.shape)
-            mask = jnp.moveaxis(mask, 0, sum(a < batch_axis for a in axes))
-        return mask.reshape(shape)
-
-    def _batch(self, labels: Labels) -> tuple[int, np.ndarray] | None:
-        for axes, ids in labels.tracked.items():
-            samples = self.samples(ids)
-            if samples is not None and len(axes) == 1:
-                return axes[0], samples
-        return None
-
-    def count(self, ids: Ids) -> jax.Array:
-        """How many channels are left, for a normalisation over them."""
-        kept = _gather(self.flat, self.units(ids)).sum(-1)
-        if kept.ndim:
-            raise ValueError("allow_inexact and masks per sample do not go together")
-        return kept
-
-
-def _gather(flat: jax.Array, units: np.ndarray) -> jax.Array:
-    units = np.where(units < 0, flat.shape[-1] - 1, units)
-    if len(units) > 0 and np.array_equal(units, np.arange(units[0], units[0] + len(units))):
-        return flat[..., units[0] : units[0] + len(units)]
-    return flat[..., units]

@@ -17,7 +17,7 @@ from jaxprune.graph.compiled import compile_per_keywords, remember
 from jaxprune.graph.cut import Positions, cut
 from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
-from jaxprune.graph.reading import Reading, State, read, state_outputs
+from jaxprune.graph.program import Program, State, analyse, state_outputs
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -123,7 +123,7 @@ class Pruned:
         found = state_outputs(out, shapes, self.state, lenient=True)
         return {i: self._relative(variable, self.before) for i, variable in found.items()}
 
-    def read(
+    def analyse(
         self,
         fn: Callable[..., Any],
         variables: Any,
@@ -132,9 +132,9 @@ class Pruned:
         *,
         state: State | None = None,
         allow_inexact: bool = False,
-    ) -> Reading:
+    ) -> Program:
         """`fn` as the engine sees it at the first network's shapes, for variables of this one's."""
-        return read(
+        return analyse(
             getattr(fn, "jaxprune_inner", fn), _dense_structs(self, variables), args, static,
             state=state or self.state, lenient=True,
             allow_inexact=allow_inexact or self.allow_inexact,
@@ -180,7 +180,7 @@ def _axes_of(path: str, indices: Mapping[str, np.ndarray], dense: Dense) -> dict
 def _run_sliced(
     pruned: Pruned, fn: Callable[..., Any], variables: Any, *args: Any, **static: Any
 ) -> Any:
-    reading = pruned.read(fn, variables, args, static)
+    program = pruned.analyse(fn, variables, args, static)
     kept = {path: pruned.positions(path) for path in pruned.dense}
     cut_off: dict[str, list[np.ndarray | None]] = {}
     for path, (shape, _) in pruned.dense.items():
@@ -189,10 +189,10 @@ def _run_sliced(
             gone = np.full(shape[axis], -1)
             gone[np.setdiff1d(np.arange(shape[axis]), positions)] = 0
             cut_off[path][axis] = gone
-    fallen = reading.units(cut_off)
+    fallen = program.units(cut_off)
     how = Sliced(keep=lambda ids: fallen(ids) < 0)
-    outs = run(reading.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
-    return reading.out_tree.unflatten(outs)
+    outs = run(program.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
+    return program.out_tree.unflatten(outs)
 
 
 def _dense_structs(pruned: Pruned, variables: Any) -> Any:

@@ -16,8 +16,8 @@ from jaxprune.graph.channel_graph import ChannelGraph, Fn
 from jaxprune.graph.cost import Cost, cost_at
 from jaxprune.graph.groups import Grouping, cost_terms, group_channels
 from jaxprune.graph.orders import fixed_orders
+from jaxprune.graph.program import State, analyse
 from jaxprune.graph.pruned import rebuild_of
-from jaxprune.graph.reading import State, read
 
 
 def trace(
@@ -58,15 +58,15 @@ def trace(
     inherited = state is None and base is not None and base.state is not None
     if state is None and base is not None:
         state = base.state
-    reading = read(
+    program = analyse(
         fn, variables, args, {}, state=state, lenient=inherited, protect=protect,
         allow_inexact=allow_inexact, fix_unused=True,
     )  # fmt: skip
     names = None
     if base is not None:
-        first = base.read(fn, variables, args, {}, state=state, allow_inexact=allow_inexact)
-        names = inherit(reading, first, base)
-    grouping = group_channels(reading.analysis, names)
+        first = base.analyse(fn, variables, args, {}, state=state, allow_inexact=allow_inexact)
+        names = inherit(program, first, base)
+    grouping = group_channels(program.analysis, names)
     if not grouping.groups:
         shown = "; ".join(f"{axis}: {why}" for axis, why in list(grouping.fixed.items())[:8])
         raise ValueError(f"nothing in this function is prunable. Fixed: {shown or 'no variables'}")
@@ -77,9 +77,9 @@ def trace(
     return ChannelGraph(
         groups=grouping.groups,
         fixed=grouping.fixed,
-        ordered=fixed_orders(reading.analysis, grouping),
+        ordered=fixed_orders(program.analysis, grouping),
         _grouping=grouping,
-        _terms=cost_terms(reading.analysis, grouping),
+        _terms=cost_terms(program.analysis, grouping),
         _dense=dense,
         _state=state,
         _allow_inexact=allow_inexact,
@@ -90,9 +90,9 @@ def trace(
 
 def cost(fn: Fn, variables: Any, *args: Any) -> Cost:
     """The cost of `fn(variables, *args)`, counted from its jaxpr; see `Cost`."""
-    reading = read(fn, variables, args, {})
-    empty = Grouping({}, {}, {p: [None] * len(a) for p, a in reading.analysis.variables.items()})
-    return cost_at(cost_terms(reading.analysis, empty), np.empty(0))
+    program = analyse(fn, variables, args, {})
+    empty = Grouping({}, {}, {p: [None] * len(a) for p, a in program.analysis.variables.items()})
+    return cost_at(cost_terms(program.analysis, empty), np.empty(0))
 
 
 def _require_arrays(variables: Any) -> None:

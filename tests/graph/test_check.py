@@ -55,7 +55,7 @@ def test_one_of_two_outputs_has_a_gradient_and_the_report_names_them():
     assert "not differentiated: cls, sure" in told(report)
 
 
-def test_what_is_exactly_zero_in_one_reading_and_rounding_in_the_other():
+def test_what_is_exactly_zero_masked_and_rounding_when_sliced():
     """As the gradient through a normalisation of one unit: a rounding of 1e-9, times 1e6."""
     assert Entry("sliced", "gradient", 6e-4, scale=0.0, moved=0.0).relative(1e-4) == np.inf
     assert Entry("sliced", "gradient", 6e-4, scale=0.0, moved=3e-4).relative(1e-4) <= 1e-4
@@ -260,7 +260,7 @@ def test_a_truth_value(monkeypatch):
     assert not checked(lambda v, x: layers(v, x) > 0, weights(**LAYERS), X).ok
 
 
-def test_a_gradient_that_is_off_in_both_readings(monkeypatch):
+def test_a_gradient_that_is_off_masked_and_sliced(monkeypatch):
     broken(monkeypatch, "tanh", other_gradient)
     whole = interpret.bind
 

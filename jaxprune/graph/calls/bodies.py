@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxprune.graph.analysis import Analysis, Value
 from jaxprune.graph.blocks import Node, open_jaxpr
-from jaxprune.graph.interpret import Interpretation, Taken, Values, run
+from jaxprune.graph.interpret import Interpretation, TappedRead, Values, run
 from jaxprune.graph.rules import UNKNOWN, Equation, Relation
 from jaxprune.graph.rules.base import bind
 
@@ -101,12 +101,12 @@ def _emit_tapped_cond(node: Node, index: Any, given: Values, how: Interpretation
 
     A kernel that is made of variables alone is the same whether it ran or not.
     """
-    taken: list[list[Taken]] = [[] for _ in node.inner]
+    taps: list[list[TappedRead]] = [[] for _ in node.inner]
 
     def branch(i: int, *xs: Any, quiet: bool = True) -> tuple[Any, Any]:
-        taken[i].clear()
-        outs = tuple(run(node.inner[i], xs, how.collecting(taken[i], quiet)))
-        return outs, [(value, kernel) for _, value, kernel in taken[i]]
+        taps[i].clear()
+        outs = tuple(run(node.inner[i], xs, how.collecting(taps[i], quiet)))
+        return outs, [(value, kernel) for _, value, kernel in taps[i]]
 
     count = len(node.inner)
     idle = [jax.eval_shape(functools.partial(branch, i), *given)[1] for i in range(count)]
@@ -120,10 +120,10 @@ def _emit_tapped_cond(node: Node, index: Any, given: Values, how: Interpretation
     outs, reads = lax.switch(index, branches, *given)
     for i, found in enumerate(reads):
         kernels = [kernel for _, kernel in branch(i, *given, quiet=False)[1]]
-        for one, (value, kernel), always in zip(list(taken[i]), found, kernels, strict=True):
+        for one, (value, kernel), always in zip(list(taps[i]), found, kernels, strict=True):
             assert one.node.read is not None
             constant = 1 - one.node.read.operand in one.node.kernels
-            how.hand_out([Taken(one.node, value, always if constant else kernel)])
+            how.hand_out([TappedRead(one.node, value, always if constant else kernel)])
     return list(outs)
 
 

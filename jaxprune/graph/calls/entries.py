@@ -8,7 +8,7 @@ where a zero that enters reaches each read inside, in the rule too, as `dropped`
     y = custom(x, w, b) = round(x) · round(w) + b      masks on x: round(0) = 0
     y = custom(x, w1, b1, w2) = tanh(x · w1 + b1) · w2  masks on x, and on the rows of w2
 
-Nothing that a mask is put on may come out again along the same channels: the next reader would
+Nothing that a mask is put on may come out again along the same channels: the next consumer would
 multiply by the mask once more. Where no operands will do, the channels are fixed. Masks per sample
 are refused where a mask goes on what the samples share, or where the rule sums over the samples
 what some of them have dropped.

@@ -1,6 +1,6 @@
 """One rule per primitive: which channels an equation ties, and how it runs at smaller shapes.
 
-`relate` reads the labels of an equation's operands and gives the labels of its results;
+`relate` takes the labels of an equation's operands and gives the labels of its results;
 `emit` runs the equation on sliced operands. A primitive without a rule fixes what it touches.
 """
 

@@ -24,7 +24,7 @@ State = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Reading:
+class Program:
     """A function as the engine sees it for one signature: its analysed jaxpr and its trees."""
 
     analysis: Analysis
@@ -70,7 +70,7 @@ class Reading:
         return np.array([number[root] for root in self.roots[ids].tolist()])
 
 
-def read(
+def analyse(
     fn: Callable[..., Any],
     variables: Any,
     args: Sequence[Any],
@@ -81,7 +81,7 @@ def read(
     protect: Sequence[str] = (),
     allow_inexact: bool = False,
     fix_unused: bool = False,
-) -> Reading:
+) -> Program:
     """Traces `fn(variables, *args, **static)` and analyses it.
 
     Args:
@@ -132,10 +132,10 @@ def read(
             wanted.append(PLAIN)
     block.outs = tuple(wanted)
     if fix_unused:
-        _fix_unread(analysis, block)
+        _fix_left_over(analysis, block)
     analysis.settle_normalisations(allow_inexact)
     settle_entries(analysis)
-    return Reading(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
+    return Program(analysis, block, analysis.channels.roots(), jax.tree.structure(out_shapes))
 
 
 def _jaxpr(
@@ -181,10 +181,10 @@ def _fix_unused(analysis: Analysis, jaxpr: Any, names: Sequence[str]) -> None:
                     analysis.channels.fix(ids, Reason("not used by the function"))
 
 
-def _fix_unread(analysis: Analysis, block: Block) -> None:
-    """Fixes what the function leaves in a variable at these shapes, and may read at others.
+def _fix_left_over(analysis: Analysis, block: Block) -> None:
+    """Fixes what the function leaves in a variable at these shapes, and may use at others.
 
-    Example: of a table of positions as long as the longest text, a short one reads the first rows.
+    Example: of a table of positions as long as the longest text, a short one uses the first rows.
     """
     used = [
         labels
@@ -193,21 +193,21 @@ def _fix_unread(analysis: Analysis, block: Block) -> None:
         for labels in node.relation.ins
     ]
     roots = analysis.channels.roots()
-    read = np.zeros(int(roots.max(initial=-1)) + 1, bool)
+    met = np.zeros(int(roots.max(initial=-1)) + 1, bool)
     arrays = {id(i): i for labels in (*used, *block.outs) for i in labels.tracked.values()}
     for ids in arrays.values():
-        read[roots[ids]] = True
+        met[roots[ids]] = True
     for all_ids in analysis.variables.values():
         for ids in all_ids:
-            if ids is not None and not read[roots[ids]].all():
-                left = ids[~read[roots[ids]]]
+            if ids is not None and not met[roots[ids]].all():
+                left = ids[~met[roots[ids]]]
                 analysis.channels.fix(left, Reason("not used by the function at these shapes"))
 
 
 def state_outputs(
     out: Any, shapes: Mapping[str, tuple[int, ...]], state: State | None, *, lenient: bool
 ) -> dict[int, str]:
-    """Which flat outputs are new values of which variables; see `read`."""
+    """Which flat outputs are new values of which variables; see `analyse`."""
     leaves, tree = jax.tree.flatten(out)
     found: dict[int, str] = {}
     if lenient:
