@@ -56,6 +56,7 @@ from jaxprune.config import load as load_config
 from jaxprune.frontends import functional
 from jaxprune.graph import ChannelGraph, Cost, Group, Member, Pruned, cost, outside, trace
 from jaxprune.kernels import accelerate
+from jaxprune.kernels.blocks import Blocks
 from jaxprune.mesh import MeshConfig
 from jaxprune.methods import (
     L1,
@@ -86,7 +87,7 @@ outside.accelerated, outside.drawn, outside.text = accelerate, found.drawn, foun
 __version__ = "0.1.0"
 
 __all__ = [
-    "L1", "L2", "BatchNormScale", "Budget", "CalibrationConfig", "ChannelGraph", "Cost",
+    "L1", "L2", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig", "ChannelGraph", "Cost",
     "Criterion", "DataConfig", "DistillConfig", "EvaluationConfig", "FinetuneConfig", "Fisher",
     "Genetic", "GeometricMedian", "Greedy", "Group", "GroupFisher", "Member", "MeshConfig",
     "Method", "ModelConfig", "OptimizerConfig", "Problem", "Pruned", "Random",

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxprune.batches import Batches, labels_of
 from jaxprune.budget import Budget, CostModel
 from jaxprune.graph import ChannelGraph
+from jaxprune.kernels.blocks import Blocks
 from jaxprune.masks import Masks, zeroed
 from jaxprune.wrappers import Until, Wrapper, same
 
@@ -185,12 +186,15 @@ class Selection(NamedTuple):
     Attributes:
       masks: per group (units,), exactly 0 or 1.
       variables: the dense variables; others than before where weights were refitted or trained.
+        What blocks do not keep is zero in them.
+      blocks: kernel's path → structure finer than channels, of the kernel as the masks leave it.
       figures: name of a figure → group → a number or a curve, for the report.
     """
 
     masks: Masks
     variables: Any
     figures: Mapping[str, Mapping[str, Any]] = {}
+    blocks: Mapping[str, Blocks] = {}
 
 
 class Method:

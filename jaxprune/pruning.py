@@ -158,7 +158,7 @@ def prune(
     )  # fmt: skip
     selection = chosen.prune(problem)
     warn([*narrow_groups(problem, selection), *network_at_chance(problem, selection)])
-    pruned = graph.slice(selection.variables, selection.masks)
+    pruned = graph.slice(selection.variables, selection.masks, selection.blocks)
     if "latency" not in budget.factors:
         return pruned
     reached = latency.check(graph, budget, fn, variables, pruned, inputs, timer=timer)

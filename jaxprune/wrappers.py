@@ -7,8 +7,15 @@ costs nothing, and they work in a user's own loop just as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune.graph import paths
 
 Wrapper = Callable[[Any], Any]
 Join = Callable[[Any, Any], Any]
@@ -49,6 +56,41 @@ def weights_of(params: Any) -> Any:
 def same(value: Any) -> Any:
     """The wrapper that leaves a network or an optimizer as it is."""
     return value
+
+
+def keep_zeros(kernels: Iterable[str]) -> Wrapper:
+    """The wrapper of an optimizer under which entries of these kernels that are zero stay zero.
+
+    It has no state, and looks at the parameters alone: more zeros, from one round to the next, are
+    other data and nothing is compiled anew.
+
+    Args:
+      kernels: their paths, as those of `Selection.blocks`; with the collection `params` or without.
+    """
+    names = tuple(sorted(name.removeprefix("params/") for name in kernels))
+    return _keep_zeros(names) if names else same
+
+
+@functools.lru_cache(maxsize=8)
+def _keep_zeros(names: tuple[str, ...]) -> Wrapper:
+    def wrap(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            if params is None:
+                raise ValueError("keep_zeros reads the weights: optimizer.update(..., params)")
+            moved, state = optimizer.update(updates, state, params)
+            kept = [
+                jnp.where(leaf == 0, jnp.zeros_like(step), step)
+                if path.removeprefix("params/") in names
+                else step
+                for (path, leaf), step in zip(
+                    paths.leaves(params), jax.tree.leaves(moved), strict=True
+                )
+            ]
+            return jax.tree.structure(moved).unflatten(kept), state
+
+        return optax.GradientTransformation(optimizer.init, update)
+
+    return wrap
 
 
 class Until(NamedTuple):

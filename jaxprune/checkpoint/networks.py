@@ -24,9 +24,11 @@ from jaxprune.checkpoint.arrays import (
     shaped,
     stored,
 )
+from jaxprune.checkpoint.blocks import from_json, to_json
 from jaxprune.checkpoint.errors import writing
 from jaxprune.graph import paths
 from jaxprune.graph.pruned import Pruned
+from jaxprune.graph.structure import require
 
 FORMAT = "jaxprune pruned network"
 VERSION = 1
@@ -54,7 +56,7 @@ def save(path: str | Path, pruned: Pruned) -> None:
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_tree(partial / "arrays", pruned.variables)
+    save_tree(partial / "arrays", pruned.project(pruned.variables))
     with writing(path):
         (partial / "spec.json").write_text(json.dumps(_spec(pruned), indent=1) + "\n")
     if path.exists():
@@ -98,10 +100,15 @@ def load(path: str | Path, like: Any = None) -> Pruned:
         )
         widths = {n: int(width) for n, width in spec["groups"].items()}
         allow_inexact = bool(spec["allow_inexact"])
+        blocks = from_json(spec.get("blocks", {}))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path / 'spec.json'} is damaged: {error!r}") from error
 
     wrong = _contradictions(variables, dense, indices, widths)
+    try:
+        require(blocks, {n: shape for n, (shape, _) in variables.items()})
+    except ValueError as error:
+        wrong.append(str(error))
     wrong += differences(stored(path / "arrays"), variables, "arrays", "spec.json")
     if like is None:
         wanted = {
@@ -130,6 +137,7 @@ def load(path: str | Path, like: Any = None) -> Pruned:
         dense=dense,
         allow_inexact=allow_inexact,
         before=before,
+        blocks=blocks,
     )
 
 
@@ -155,6 +163,8 @@ def _spec(pruned: Pruned) -> dict[str, Any]:
         "variables": variables,
         "indices": {name: np.asarray(kept).tolist() for name, kept in pruned.indices.items()},
         "before": {name: np.asarray(kept).tolist() for name, kept in pruned.before.items()},
+        # The arrays are projected, so that without these the network computes the same.
+        **({"blocks": to_json(pruned.blocks)} if pruned.blocks else {}),
     }
 
 

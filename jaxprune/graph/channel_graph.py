@@ -34,6 +34,7 @@ from jaxprune.graph.masking import Masking
 from jaxprune.graph.permute import permute
 from jaxprune.graph.program import Program, State, analyse
 from jaxprune.graph.pruned import Pruned
+from jaxprune.graph.structure import Structures, project, require
 
 Fn = Callable[..., Any]
 
@@ -248,17 +249,20 @@ class ChannelGraph(CostedGroups):
 
     # The smaller network.
 
-    def slice(self, variables: Any, masks: Masks) -> Pruned:
-        """Cuts the variables where the masks are zero.
+    def slice(self, variables: Any, masks: Masks, blocks: Structures | None = None) -> Pruned:
+        """Cuts the variables where the masks are zero, and projects kernels on their blocks.
 
         Args:
           variables: the traced pytree.
           masks: concrete and exactly 0 or 1, each leaving at least one unit.
+          blocks: path → `jaxprune.kernels.blocks.Blocks` of the kernel as the masks leave it.
 
         Raises:
           ValueError: masks that are traced, of other groups or shapes, neither 0 nor 1, or that
-            empty a group; variables of other shapes; NaN or infinity in a mask.
+            empty a group; variables of other shapes; NaN or infinity in a mask; blocks of another
+            kernel, or of one that has blocks already; masks that cut such a kernel.
         """
+        blocks = dict(blocks or {})
         require_binary(self.groups, masks)
         require_shapes(self._shapes(), variables, "the network that was traced")
         positions: dict[str, dict[int, np.ndarray]] = {}
@@ -275,6 +279,12 @@ class ChannelGraph(CostedGroups):
         if self._base is not None:
             allow_inexact |= self._base.allow_inexact
             before, dense = self._base.indices, self._base.dense
+            if clash := sorted(self._base.blocks.keys() & (positions.keys() | blocks.keys())):
+                raise ValueError(
+                    f"{clash[0]} has blocks already: prune channels first, then what is finer, and "
+                    "a kernel's blocks once"
+                )
+            blocks |= self._base.blocks
             composed = {n: before[n][k] if n in before else k for n, k in indices.items()}
             indices = {**before, **composed}
         # Copies, so that donating the pruned network's buffers leaves the first network whole.
@@ -282,8 +292,10 @@ class ChannelGraph(CostedGroups):
             cut(leaf, positions[path]) if path in positions else copied(leaf)
             for path, leaf in paths.leaves(variables)
         ]
+        small = jax.tree.structure(variables).unflatten(leaves)
+        require(blocks, {path: leaf.shape for path, leaf in paths.leaves(small)})
         return Pruned(
-            variables=jax.tree.structure(variables).unflatten(leaves),
+            variables=project(small, blocks),
             indices=indices,
             widths=self.widths(masks),
             dense=dense,
@@ -291,6 +303,7 @@ class ChannelGraph(CostedGroups):
             allow_inexact=allow_inexact,
             before=before,
             rebuild=self._rebuild,
+            blocks=blocks,
         )
 
     def permute(self, variables: Any, orders: Mapping[str, Any]) -> Any:

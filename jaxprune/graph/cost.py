@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,13 @@ class Term:
 
     Attributes:
       layer: the layer that it belongs to.
+      variable: what is counted, or the kernel of the work that is.
       quantity: `params`, `macs` or `activations`.
       factors: float (F, G + 1): per factor its constant, then the count per unit of each group.
     """
 
     layer: str
+    variable: str
     quantity: str
     factors: np.ndarray
 
@@ -64,12 +66,24 @@ def evaluate(terms: Sequence[Term], widths: Any) -> dict[str, Any]:
     return totals
 
 
-def cost_at(terms: Sequence[Term], widths: np.ndarray) -> Cost:
-    """The cost, layer by layer, at one vector of widths (G,)."""
+def cost_at(
+    terms: Sequence[Term], widths: np.ndarray, kept: Mapping[str, float] | None = None
+) -> Cost:
+    """The cost, layer by layer, at one vector of widths (G,).
+
+    Args:
+      terms: of the network.
+      widths: of its groups.
+      kept: kernel → the fraction of its entries that are not zero, and are not counted else.
+    """
+    kept = kept or {}
     extended = np.concatenate([[1.0], widths])
     layers: dict[str, list[int]] = {}
     for term in terms:
         row = layers.setdefault(term.layer, [0, 0, 0])
-        row[QUANTITIES.index(term.quantity)] += round(float(np.prod(term.factors @ extended)))
+        count = float(np.prod(term.factors @ extended))
+        if term.quantity != "activations":
+            count *= kept.get(term.variable, 1.0)
+        row[QUANTITIES.index(term.quantity)] += round(count)
     totals = [sum(row[i] for row in layers.values()) for i in range(len(QUANTITIES))]
     return Cost(*totals, layers={k: (v[0], v[1], v[2]) for k, v in layers.items()})

@@ -103,11 +103,18 @@ class CostedGroups:
         """
         return evaluate(self._terms, widths)
 
-    def cost(self, masks: Mapping[str, Any] | None = None) -> Cost:
-        """The cost under masks, or under widths (group → int); of the whole network without."""
+    def cost(
+        self, masks: Mapping[str, Any] | None = None, kept: Mapping[str, float] | None = None
+    ) -> Cost:
+        """The cost under masks, or under widths (group → int); of the whole network without.
+
+        `kept` is, for kernels with blocks, the fraction of their entries that they keep: see
+        `Pruned.kept`.
+        """
         if masks is None:
-            return cost_at(self._terms, self.sizes.astype(float))
+            return cost_at(self._terms, self.sizes.astype(float), kept)
         require_groups(self.groups, masks)
         whole = [np.ndim(masks[name]) == 0 for name in self.groups]
         widths = masks if all(whole) else self.widths(masks)
-        return cost_at(self._terms, np.array([float(widths[name]) for name in self.groups]))
+        units = np.array([float(widths[name]) for name in self.groups])
+        return cost_at(self._terms, units, kept)

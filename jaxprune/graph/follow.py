@@ -24,10 +24,17 @@ _MIN_FACTORED = 128  # optax's: a kernel with a smaller axis is not factored
 
 
 class Whole(NamedTuple):
-    """A variable before it was cut: its shape, and per cut axis the positions that stay."""
+    """A variable before it was cut.
+
+    Attributes:
+      shape: its shape.
+      positions: per cut axis, those that stay.
+      mask: bool, broadcast against its shape after the cut: where it has entries, if not all over.
+    """
 
     shape: tuple[int, ...]
     positions: Positions
+    mask: np.ndarray | None = None
 
     @property
     def after(self) -> tuple[int, ...]:
@@ -62,7 +69,11 @@ def follow(tree: Any, networks: Sequence[Mapping[str, Whole]]) -> Any:
                     "cannot be told what it follows: build the optimizer anew, for the smaller one"
                 )
             return value
-        return cut(value, _positions(name, value, variable, field, index, networks))
+        small = cut(value, _positions(name, value, variable, field, index, networks))
+        whole = networks[0][variable]
+        if whole.mask is None or small.shape != whole.after:
+            return small
+        return small * whole.mask.astype(small.dtype)
 
     out = jax.tree_util.tree_map_with_path(at, tree)
     _require_matches(found, networks)

@@ -286,11 +286,12 @@ def cost_terms(analysis: Analysis, grouping: Grouping) -> list[Term]:
             axes = zip(analysis.variables[path], shape, strict=True)
             factors = [factor(n if ids is None else ids) for ids, n in axes]
             factors = factors or [factor(1)]
-            terms.append(Term(_layer(path), "params", np.array(factors)))
+            terms.append(Term(_layer(path), path, "params", np.array(factors)))
     for work in analysis.work:
         layer = _layer(work.name)
-        terms.append(Term(layer, "macs", np.array([factor(f) for f in work.macs])))
-        terms.append(Term(layer, "activations", np.array([factor(f) for f in work.elements])))
+        for quantity, sizes_of in (("macs", work.macs), ("activations", work.elements)):
+            factors = np.array([factor(f) for f in sizes_of])
+            terms.append(Term(layer, work.name, quantity, factors))
     return terms
 
 

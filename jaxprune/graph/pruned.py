@@ -18,6 +18,7 @@ from jaxprune.graph.cut import Positions, cut
 from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
 from jaxprune.graph.program import Program, State, analyse, state_outputs
+from jaxprune.graph.structure import Structures, fractions, project
 
 Dense = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -36,6 +37,8 @@ class Pruned:
       allow_inexact: as given to `trace`.
       before: the indices of the pruning before, where this network was pruned more than once.
       rebuild: makes what `module` gives, where the traced function came from `functional`.
+      blocks: kernel's path → what it is within its shape (`jaxprune.kernels.blocks.Blocks`); the
+        network computes with kernels that are projected on them.
       latency: what `prune` measured for a latency target, of `jaxprune.latency.LatencyCheck`; it is
         not saved.
     """
@@ -48,6 +51,7 @@ class Pruned:
     allow_inexact: bool = False
     before: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     rebuild: Callable[[Pruned], Any] | None = field(default=None, repr=False)
+    blocks: Structures = field(default_factory=dict, repr=False)
     latency: Any = field(default=None, repr=False)
     _wrapped: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -103,12 +107,22 @@ class Pruned:
         the states of the optimizers of optax, in trees of any library and in `nnx.state`; those of
         lbfgs and galore, which are of no single channel, are refused, and adafactor's where it
         would choose other axes. Of `keras_optimizer.variables` come arrays in the same order.
+        Where blocks of a kernel are not kept, it is zero.
 
         Raises:
           ValueError: a leaf at a variable's path with another shape, or a tree in which nothing is
             at a variable's path.
         """
         return follow(tree, [self._whole({}), self._whole(self.before)])
+
+    def project(self, variables: Any) -> Any:
+        """Variables like these with their kernels projected on the blocks."""
+        return project(variables, self.blocks)
+
+    def kept(self) -> dict[str, float]:
+        """Kernel's path → the fraction of its entries that its blocks keep."""
+        shapes = {path: self._shape_after(path, self.indices) for path in self.blocks}
+        return fractions(self.blocks, shapes)
 
     def cut_state(self, out: Any) -> Any:
         """Cuts in an output of the unpruned `fn` what holds new values of variables."""
@@ -159,8 +173,14 @@ class Pruned:
 
     def _whole(self, source: Mapping[str, np.ndarray]) -> dict[str, Whole]:
         """The variables of the network that has the positions of `source`, and what stays of it."""
+        masks = {
+            path: structure.mask(self._shape_after(path, self.indices))
+            for path, structure in self.blocks.items()
+        }
         return {
-            path: Whole(self._shape_after(path, source), self._relative(path, source))
+            path: Whole(
+                self._shape_after(path, source), self._relative(path, source), masks.get(path)
+            )
             for path in self.dense
         }
 
@@ -180,6 +200,7 @@ def _axes_of(path: str, indices: Mapping[str, np.ndarray], dense: Dense) -> dict
 def _run_sliced(
     pruned: Pruned, fn: Callable[..., Any], variables: Any, *args: Any, **static: Any
 ) -> Any:
+    variables = pruned.project(variables)
     program = pruned.analyse(fn, variables, args, static)
     kept = {path: pruned.positions(path) for path in pruned.dense}
     cut_off: dict[str, list[np.ndarray | None]] = {}

@@ -42,11 +42,13 @@ class Trained(NamedTuple):
       network: its functions.
       variables: what was trained.
       widths: units by group.
+      kept: kernel → the fraction of its entries that it keeps, where that is not all.
     """
 
     network: Network
     variables: Variables
     widths: Mapping[str, int]
+    kept: Mapping[str, float] = {}
 
 
 class _Plan(NamedTuple):
@@ -54,6 +56,7 @@ class _Plan(NamedTuple):
     widths: Mapping[str, int]
     shapes: Variables
     begin: Callable[[], Variables]
+    kept: Mapping[str, float] = {}
 
 
 @exclusive
@@ -86,6 +89,7 @@ def controlled(run: Experiment, dense: Variables) -> dict[str, Trained]:
             plan.training.network,
             trainings.finished(run, plan.training, plan.shapes, "finetune"),
             plan.widths,
+            plan.kept,
         )
         for name, plan in plans.items()
     }
@@ -110,11 +114,11 @@ def _plan(run: Experiment, name: Control, dense: Variables) -> _Plan:
         key = jax.random.fold_in(run.key, 0x5C4A)
 
         def fresh() -> Variables:
-            return models.init(small, run.data.input_shape, key)
+            return pruned.project(models.init(small, run.data.input_shape, key))
 
-        before = config.pretraining
-        plan = training(models.network(small), config.train, before)
-        return _Plan(plan, pruned.widths, jax.eval_shape(fresh), fresh)
+        network = student(run, pruned) if pruned.blocks else models.network(small)
+        plan = training(network, config.train, config.pretraining)
+        return _Plan(plan, pruned.widths, jax.eval_shape(fresh), fresh, pruned.kept())
     cut = _by_l1(run, dense, name)
     return _Plan(
         training(student(run, cut), config.finetune),
@@ -125,12 +129,16 @@ def _plan(run: Experiment, name: Control, dense: Variables) -> _Plan:
 
 
 def _by_l1(run: Experiment, dense: Variables, name: Control) -> Pruned:
-    """The unpruned network's channels of the largest L1 norm."""
-    if name == "l1":
-        widths = load_pruned(run).widths
+    """The unpruned network's channels of the largest L1 norm.
+
+    Blocks leave the widths as they are: beside them are the channels that the budget leaves.
+    """
+    if name == "l1_uniform":
+        budget = Budget(widths=allocate(None, run.graph, run.budget, "proportional").widths)
     else:
-        widths = allocate(None, run.graph, run.budget, "proportional").widths
-    chosen = L1().prune(Problem(run.graph, run.forward, dense, [], Budget(widths=widths)))
+        pruned = load_pruned(run)
+        budget = run.budget if pruned.blocks else Budget(widths=pruned.widths)
+    chosen = L1().prune(Problem(run.graph, run.forward, dense, [], budget))
     return run.graph.slice(chosen.variables, chosen.masks)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jaxprune import latency
 from jaxprune.data import Split, Streamed
 from jaxprune.files import read_json, write_json
+from jaxprune.graph import Cost
+from jaxprune.graph.cost import QUANTITIES
 from jaxprune.methods import name_of
 from jaxprune.pipeline.controls import Trained, controlled
 from jaxprune.pipeline.experiment import Experiment
@@ -56,7 +58,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         before, after = _latencies(run, networks["unpruned"], networks["pruned"])
         advance()
     accuracies = {name: float(right.mean()) for name, right in found.right.items()}
-    costs = {name: run.graph.cost(of.widths) for name, of in networks.items()}
+    costs = {name: run.graph.cost(of.widths, of.kept) for name, of in networks.items()}
     whole, left, widths = costs["unpruned"], costs["pruned"], networks["pruned"].widths
     summary: dict[str, Any] = {
         "name": config.name,
@@ -81,7 +83,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "latency_after_ms": after,
         "latency_batch": config.evaluation.latency_batch,
         "targets": dict(run.budget.factors),
-        "slack": _slack(run, widths),
+        "slack": _slack(run, left, widths),
         "layer_error": _layer_errors(run),
         "groups": pruned_groups(run),
         "widths": dict(widths),
@@ -127,7 +129,10 @@ def _networks(run: Experiment) -> dict[str, Trained]:
     return {
         "unpruned": Trained(run.network, dense, whole),
         **controlled(run, dense),
-        **{name: Trained(small, tree, pruned.widths) for name, tree in on_the_way.items()},
+        **{
+            name: Trained(small, tree, pruned.widths, pruned.kept())
+            for name, tree in on_the_way.items()
+        },
     }
 
 
@@ -139,8 +144,8 @@ def _answers(
     if part == "test":
         split = run.data.test.first(run.config.evaluation.images)
     right = {}
-    for name, (network, variables, _) in networks.items():
-        right[name] = correct(run, network, variables, split)
+    for name, of in networks.items():
+        right[name] = correct(run, of.network, of.variables, split)
         advance(note=f"{name} {right[name].mean():.2%}")
     answers = Answers(part, run.data.name, _fingerprint(split), right)
     write_answers(run.folder, answers)
@@ -171,9 +176,12 @@ def _fingerprint(split: Split | Streamed) -> str:
     return hashed.hexdigest()
 
 
-def _slack(run: Experiment, widths: Mapping[str, int]) -> dict[str, float]:
+def _slack(run: Experiment, left: Cost, widths: Mapping[str, int]) -> dict[str, float]:
     """Target → the unused fraction of what it allows."""
-    costs = run.graph.costs(np.array([widths[name] for name in run.graph.names]))
+    costs = {
+        **run.graph.costs(np.array([widths[name] for name in run.graph.names])),
+        **{quantity: getattr(left, quantity) for quantity in QUANTITIES},
+    }
     allowed = run.budget.limits_of(run.graph)
     return {quantity: max(0.0, 1 - float(costs[quantity]) / m) for quantity, m in allowed.items()}
 

@@ -18,6 +18,8 @@ import numpy as np
 from jaxprune import interop, models
 from jaxprune.budget import Curves
 from jaxprune.checkpoint import load, restore_tree, save, save_tree
+from jaxprune.checkpoint.blocks import from_json as blocks_from_json
+from jaxprune.checkpoint.blocks import to_json as blocks_to_json
 from jaxprune.files import plain, read_json, write_json
 from jaxprune.graph import Pruned
 from jaxprune.methods.harm import at_chance, narrow_groups, warn
@@ -34,6 +36,7 @@ from jaxprune.statistics import sensitivity as measure_sensitivity
 from jaxprune.train import evaluate as predictions
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
+from jaxprune.wrappers import keep_zeros
 
 
 @exclusive
@@ -157,9 +160,13 @@ def prune(run: Experiment) -> Selection:
         harm = narrow_groups(problem, selection)
         warn(harm)
         _replace_tree(folder, {"masks": selection.masks, "variables": selection.variables})
-        write_json(
-            path, {"figures": plain(selection.figures), "steps": steps_of(run), "warnings": harm}
-        )
+        record = {
+            "figures": plain(selection.figures),
+            "blocks": blocks_to_json(selection.blocks),
+            "steps": steps_of(run),
+            "warnings": harm,
+        }
+        write_json(path, record)
         shutil.rmtree(run.folder / LOOPS, ignore_errors=True)
     chosen = selected(run)
     figures = chosen.figures
@@ -186,7 +193,8 @@ def selected(run: Experiment) -> Selection:
         raise missing(run, path.name, "prune")
     like = {"masks": run.graph.full_masks(), "variables": run.shapes}
     stored = restore_tree(run.folder / "selection", like)
-    return Selection(stored["masks"], stored["variables"], figures_of(run))
+    blocks = blocks_from_json(read_json(path).get("blocks", {}))
+    return Selection(stored["masks"], stored["variables"], figures_of(run), blocks)
 
 
 def figures_of(run: Experiment) -> dict[str, dict[str, Any]]:
@@ -203,7 +211,7 @@ def _replace_tree(folder: Path, tree: Any) -> None:
 def as_cut(run: Experiment) -> Pruned:
     """The network as `prune` cut it, with the BatchNorm statistics that it had."""
     chosen = selected(run)
-    return run.graph.slice(chosen.variables, chosen.masks)
+    return run.graph.slice(chosen.variables, chosen.masks, chosen.blocks)
 
 
 def recalibrated(run: Experiment) -> Pruned:
@@ -246,9 +254,10 @@ def with_new_statistics(run: Experiment, pruned: Pruned) -> Pruned:
 
 
 def _fresh_small(run: Experiment, pruned: Pruned) -> Variables:
-    """Fresh weights of the small network's own shapes."""
+    """Fresh weights of the small network's own shapes and blocks."""
     module = models.from_pruned(run.module, pruned)
-    return models.init(module, run.data.input_shape, jax.random.fold_in(run.key, 3))
+    fresh = models.init(module, run.data.input_shape, jax.random.fold_in(run.key, 3))
+    return pruned.project(fresh)
 
 
 def student(run: Experiment, pruned: Pruned) -> Network:
@@ -264,10 +273,11 @@ def finetune(run: Experiment) -> Pruned:
         pruned = recalibrated(run)
         teacher = (run.network, trained(run))
         training = Training(
-            "finetune", student(run, pruned), run.config.finetune, teacher, run.config.distill
-        )
+            "finetune", student(run, pruned), run.config.finetune, teacher, run.config.distill,
+            keep_zeros(pruned.blocks),
+        )  # fmt: skip
         variables = trainings.train(run, training, pruned.variables, lambda: pruned.variables)
-        save(folder, dataclasses.replace(pruned, variables=variables))
+        save(folder, dataclasses.replace(pruned, variables=pruned.project(variables)))
     return load_pruned(run)
 
 

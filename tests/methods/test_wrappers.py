@@ -19,7 +19,7 @@ from jaxprune.methods.rounds import split_masks, under_masks, with_masks
 from jaxprune.methods.sparse_training import batchnorm_l1, group_lasso
 from jaxprune.train.network import Network, Output
 from jaxprune.train.state import TrainState
-from jaxprune.wrappers import MASKS, WEIGHTS, Wrapper, same
+from jaxprune.wrappers import MASKS, WEIGHTS, Wrapper, keep_zeros, same
 
 SHAPES = {"first": (6, 8), "second": (8, 7), "last": (7, 3)}
 
@@ -44,6 +44,14 @@ def split_mask_parameters(variables):
     return {**variables, "params": params[WEIGHTS]}, params[MASKS]
 
 
+def with_zeros(variables):
+    """Every third entry of a kernel is zero."""
+    kernel = variables["params"]["second"]["kernel"]
+    kernel = jnp.where(jnp.arange(kernel.size).reshape(kernel.shape) % 3 == 0, 0, kernel)
+    second = {**variables["params"]["second"], "kernel": kernel}
+    return {**variables, "params": {**variables["params"], "second": second}}
+
+
 def growing(strength):
     return optax.linear_schedule(0.0, strength, 4)
 
@@ -59,6 +67,10 @@ WRAPPERS: dict[str, Callable[[jp.ChannelGraph], Wrapped]] = {
         split_mask_parameters,
     ),
     "group_lasso": lambda graph: Wrapped(optimizer=group_lasso(graph, growing(1e-2), 4.0)),
+    "keep_zeros": lambda graph: Wrapped(
+        optimizer=keep_zeros(["params/second/kernel"]),
+        begin=lambda variables, masks: with_zeros(variables),
+    ),
     "batchnorm_l1": lambda graph: Wrapped(optimizer=batchnorm_l1(graph, growing(1e-2))),
 }
 """Whatever changes training from outside; a new one is a line here."""
@@ -172,3 +184,17 @@ def test_a_wrapper_resumes_is_cut_and_compiles_once(name, tmp_path):
     sliced = pruned.wrap(evaluate)(pruned.variables, batches[0][0])
     masked = graph.masked(evaluate)(dense, masks, batches[0][0])
     np.testing.assert_allclose(sliced, masked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw(0.1), optax.sgd(0.1, momentum=0.9)])
+def test_zeros_stay_where_they_are_asked_to(optimizer):
+    params = {"a": jnp.array([0.0, 1.0, 2.0]), "b": jnp.array([0.0, 1.0])}
+    kept = keep_zeros(["params/a"])(optimizer)
+    state = kept.init(params)
+    for _ in range(3):
+        updates, state = kept.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert (params["a"] == 0).tolist() == [True, False, False]
+    assert params["b"].all()
+    assert keep_zeros([]) is same
+    assert keep_zeros(["params/a"]) is keep_zeros({"a": None})
