@@ -163,7 +163,7 @@ class Analysis:
         if division is not None:
             self._means.append((node, division, self.around))
         if eqn.primitive.name in ("add", "add_any", "sub"):
-            self._notice_sum(operands)
+            node.adds = self._notice_sum(operands)
         if relation.work:
             self._contraction(node, operands)
             sums = frozenset()
@@ -229,18 +229,22 @@ class Analysis:
             self._means,
         )  # fmt: skip
 
-    def _notice_sum(self, operands: list[Value]) -> None:
+    def _notice_sum(self, operands: list[Value]) -> bool:
         """Remembers the channels along which two layers' outputs are added, as in a residual block.
 
         Not a bias, which is constant, nor what comes from one layer twice, as `x + x³` in a GELU.
+        Whether there are such channels.
         """
         if any(v.constant for v in operands):
-            return
+            return False
         first, second = (v.labels.tracked for v in operands)
+        found = False
         for axes, ids in first.items():
             other = second.get(axes)
             if other is not None and not np.array_equal(ids, other):
                 self.added.append(ids)
+                found = True
+        return found
 
     def _notice_normalisation(self, operands: list[Value], relation: Relation) -> None:
         """Remembers where a sum over channels comes back to meet channels along their axis."""

@@ -53,7 +53,8 @@ class Node:
     In a normalisation that is open, `divisor` is the number of channels that it divides by. A call
     has `emit`, which runs it: (this node, its operands, an interpretation) → its results. A
     function with its own derivative rule that reads prunable channels has `entries`, on which they
-    are masked, `by_sample` if there may be a mask for each sample. It has `made`, the axes of its
+    are masked, `by_sample` if there may be a mask for each sample. `adds` tells that two layers'
+    outputs are added, as in a residual block. It has `made`, the axes of its
     results with channels that are written inside.
     """
 
@@ -65,6 +66,7 @@ class Node:
     kernels: tuple[int, ...] = ()
     kernel: str | None = None
     constant: bool = False
+    adds: bool = False
     divisor: Divisor | None = None
     entries: tuple[Entry, ...] | None = None
     by_sample: bool = True

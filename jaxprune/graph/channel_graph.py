@@ -93,21 +93,31 @@ class ChannelGraph(CostedGroups):
         return remember(self._compiled, ("tapped", fn), lambda: compile_per_keywords(call))
 
     def tap(
-        self, fn: Fn, variables: Any, *args: Any, masks: Masks | None = None, **static: Any
+        self,
+        fn: Fn,
+        variables: Any,
+        *args: Any,
+        masks: Masks | None = None,
+        shifts: Mapping[str, jax.Array] | None = None,
+        **static: Any,
     ) -> tuple[Any, Tapped]:
         """Runs `fn`, under masks if given, and records each consumer with its operands.
 
-        For use inside a traced function.
+        For use inside a traced function. `shifts` are added to `Tapped.outputs` and `Tapped.sums`
+        of their names: how the network goes on from there is their derivative.
         """
         inner = _inner(fn)
         program = self._analyse(inner, variables, args, static)
         units_of = program.units(self._grouping.units)
         tapped = Tapped()
+        shifts = shifts or {}
+        named: dict[int, str] = {}
 
         def record(tap: TappedRead) -> None:
             consumer = self._consumer(tap.node, units_of)
             if consumer is not None:
                 name = unused(consumer.name, tapped.reads)
+                named[id(tap.node)] = name
                 tapped.consumers[name] = consumer
                 tapped.reads[name] = tap.value
                 if tap.kernel is not None:
@@ -118,7 +128,18 @@ class ChannelGraph(CostedGroups):
             if consumer is not None:
                 tapped.missed[unused(consumer.name, tapped.missed)] = consumer
 
-        how = Dense(tap=record, miss=miss, inline=True)
+        def then(node: Node, outs: list[Any]) -> list[Any]:
+            if id(node) in named:
+                held, name = tapped.outputs, named[id(node)]
+            elif node.adds:
+                held, name = tapped.sums, unused("sum", tapped.sums)
+            else:
+                return outs
+            tapped.order.append(name)
+            held[name] = outs[0] + shifts[name] if name in shifts else outs[0]
+            return [held[name]]
+
+        how = Dense(tap=record, miss=miss, then=then, inline=True)
         if masks is not None:
             how.read = masking = self._masking(masks, program, units_of)
             how.count, how.stop = masking.count, masking.stop

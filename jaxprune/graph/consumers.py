@@ -38,6 +38,8 @@ class Consumer:
 class Tapped:
     """What consumers read, in one call: the operand and, for a contraction, the kernel.
 
+    `outputs` is what each gives, before any bias, and `sums` the sums of two layers' outputs;
+    `order` has the names of both in the order of the network. What is in a loop is in neither.
     `missed` are the consumers whose reads cannot be handed out: in a loop of unknown length there
     is no telling how many they are.
     """
@@ -46,6 +48,9 @@ class Tapped:
         self.consumers: dict[str, Consumer] = {}
         self.reads: dict[str, jax.Array] = {}
         self.kernels: dict[str, jax.Array] = {}
+        self.outputs: dict[str, jax.Array] = {}
+        self.sums: dict[str, jax.Array] = {}
+        self.order: list[str] = []
         self.missed: dict[str, Consumer] = {}
 
 

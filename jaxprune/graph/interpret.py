@@ -116,6 +116,7 @@ class Dense(Interpretation):
     write: Callable[[jax.Array, Labels, Sequence[int], Sequence[str]], jax.Array] | None = None
     count: Callable[[Ids], jax.Array] | None = None
     stop: Callable[[jax.Array, Labels], jax.Array] | None = None
+    then: Callable[[Node, Values], Values] | None = None
     inline: bool = False
 
     def passes(self, node: Node) -> bool:
@@ -136,11 +137,11 @@ class Dense(Interpretation):
             for inner in (n for block in node.inner for n in block.all_nodes(rules=False)):
                 if inner.read is not None:
                     self.miss(inner)
-        return replace(self, tap=None, miss=None, inline=False)
+        return replace(self, tap=None, miss=None, then=None, inline=False)
 
     def collecting(self, taps: list[TappedRead], quiet: bool = False) -> Dense:
         """With a list for a tap."""
-        return replace(self, tap=taps.append, miss=None if quiet else self.miss)
+        return replace(self, tap=taps.append, miss=None if quiet else self.miss, then=None)
 
     def hand_out(self, taps: Sequence[TappedRead]) -> None:
         """To the tap."""
@@ -173,7 +174,7 @@ class Dense(Interpretation):
         return value if self.stop is None else self.stop(value, labels)
 
     def equation(self, node: Node, values: Values) -> Values:
-        """Looks at what the equation reads, runs it, looks at what it writes."""
+        """Looks at what the equation reads, runs it, looks at what it writes and gives."""
         if node.read is not None and self.read is not None:
             at = node.read.operand
             values[at] = self.read(values[at], node.relation.ins[at], node.read.axes)
@@ -186,7 +187,7 @@ class Dense(Interpretation):
         if self.write is not None and (axes := node.written_axes()):
             assert node.kernel is not None
             outs[0] = self.write(outs[0], node.relation.outs[0], axes, (node.kernel,))
-        return outs
+        return outs if self.then is None else self.then(node, outs)
 
 
 @dataclass

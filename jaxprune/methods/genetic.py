@@ -16,15 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.budget import Budget, Curves, allocate
 from jaxprune.methods.rounds import Schedule, in_rounds
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
+from jaxprune.reconstruction import least_squares, refitted
 from jaxprune.search import SearchConfig, refit, search_groups
 from jaxprune.statistics import Weighting, grams
-from jaxprune.statistics.hessian import hessians, with_kernel
+from jaxprune.statistics.moments import Moments, moments
 from jaxprune.statistics.sensitivity import KEPT
 
 
@@ -93,20 +95,16 @@ class Genetic(Method):
             matrices = self.matrices(problem)
         layers = {}
         if self.search.reconstruction:
-            layers = hessians(problem, groups=groups, positions=self.positions)
-        consumers = {
-            name: [refit.Consumer(h.hessian, h.kernel, 1 / h.energy) for h in read]
-            for name, read in layers.items()
-        }
+            layers = moments(problem, groups=groups, positions=self.positions)
+        consumers = {name: [consumer_of(m) for m in read] for name, read in layers.items()}
         matrices = {name: matrices[name] for name in groups}
         key = jax.random.fold_in(problem.key, 1)
         found = search_groups(matrices, widths, key, self.search, consumers or None)
         for name, read in layers.items():
-            mask = found.masks[name].astype(bool)
-            for layer, consumer in zip(read, consumers[name], strict=True):
-                kernel = refit.refit_kernel(mask, consumer, widths[name])
-                kept = np.flatnonzero(np.asarray(mask))
-                variables = with_kernel(graph, variables, name, layer, kept, kernel)
+            kept = np.flatnonzero(np.asarray(found.masks[name]))
+            for layer in read:
+                fit = least_squares(layer, kept)
+                variables = refitted(graph, variables, name, layer, kept, fit)
         figures = {
             "error": found.errors,
             "error_plain": found.errors_plain,
@@ -137,3 +135,13 @@ class Genetic(Method):
             before = {n: max(widths[n], min(before[n], chosen[n])) for n in before}
             fixed.append(dataclasses.replace(budget, widths=before))
         return fixed
+
+
+def consumer_of(layer: Moments) -> refit.Consumer:
+    """A consumer as the search judges it after its refit, which takes up a shift where it can."""
+    second = layer.second if layer.outlet.path is None else layer.centred()[0]
+    return refit.Consumer(
+        jnp.asarray(second, jnp.float32),
+        jnp.asarray(layer.kernel.T, jnp.float32),
+        1 / max(layer.energy, 1e-30),
+    )

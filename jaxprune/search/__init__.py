@@ -3,7 +3,7 @@
 from jaxprune.search.bound import lower_bounds
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
-from jaxprune.search.refit import Consumer, refit_error, refit_kernel
+from jaxprune.search.refit import Consumer, refit_error
 from jaxprune.search.run import SearchConfig, SearchResult, search_groups
 from jaxprune.search.swaps import swap_descent, tabu_search
 
@@ -17,7 +17,6 @@ __all__ = [
     "layer_error",
     "lower_bounds",
     "refit_error",
-    "refit_kernel",
     "search_groups",
     "swap_descent",
     "tabu_search",

@@ -17,9 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, cholesky, solve_triangular
 
-# Relative to H's mean diagonal. Calibration matrices are often rank-deficient (fewer patches than
-# C * k, dead channels), and float32 has to factorise them.
-DAMPING = 1e-4
+from jaxprune.reconstruction import DAMPING
 
 _dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -57,7 +55,7 @@ def _split(mask: Array, keep: int) -> tuple[Array, Array]:
 
 
 def refit_error(mask: Array, consumer: Consumer, keep: int) -> Array:
-    """Output error of a kept set S with `refit_kernel`'s kernel, without the consumer's weight.
+    """Output error of a kept set S with the refitted kernel, without the consumer's weight.
 
     `min over W' on S of tr((W - W') H (W - W')ᵀ) = tr(W_D (H_DD - H_DS H_SS⁻¹ H_SD) W_Dᵀ)`, D the
     dropped channels, but for what damping leaves unexplained (second order in it).
@@ -77,18 +75,6 @@ def refit_error(mask: Array, consumer: Consumer, keep: int) -> Array:
     # The damped objective at its minimum, less the damping's own share.
     own = _ridge(hessian) * jnp.sum(jnp.square(correction))
     return before - jnp.sum(jnp.square(explained)) - own
-
-
-def refit_kernel(mask: Array, consumer: Consumer, keep: int) -> Array:
-    """The kept channels' kernel [O, K k] that repairs the output best: `W H[:, S] H_SS⁻¹`.
-
-    Written as the old kernel plus a correction, which damping shrinks, not the kernel itself.
-    """
-    hessian, kernel, _ = consumer
-    kept, dropped = (_taps_of(i, consumer.taps(mask.size)) for i in _split(mask, keep))
-    factor = cholesky(_damped(hessian, kept), lower=True)
-    missing = _dot(hessian[jnp.ix_(kept, dropped)], kernel[:, dropped].T)
-    return kernel[:, kept] + cho_solve((factor, True), missing).T
 
 
 @partial(jax.jit, static_argnames=("keep",))

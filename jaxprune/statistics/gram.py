@@ -41,12 +41,14 @@ class Layer(NamedTuple):
       inputs: float32 (R, U, T).
       kernel: float32 (U, T, O).
       energy: the mean square norm of the consumer's output, over all groups that it reads.
+      outputs: float32 (R, O), that output itself, or the residual sum that it enters.
     """
 
     name: str
     inputs: jax.Array
     kernel: jax.Array
     energy: jax.Array
+    outputs: jax.Array
 
 
 def grams(
@@ -144,10 +146,12 @@ def layers_of(
     masks: Mapping[str, Any] | None = None,
     positions: int | None = 16,
     seen: dict[str, Consumer] | None = None,
+    sums: Mapping[str, str] | None = None,
 ) -> dict[str, list[Layer]]:
     """Per group what each of its consumers reads in one batch; for use inside `jit`.
 
-    The consumers themselves, which are static, are put into `seen` by name. A group of which a
+    The consumers themselves, which are static, are put into `seen` by name. `sums` names the sums
+    (of `Tapped.sums`) whose rows stand for the outputs of some consumers. A group of which a
     consumer's reads cannot be handed out has no entry, rather than a part of its error.
     """
     _, tapped = graph.tap(fn, variables, inputs, masks=masks)
@@ -156,15 +160,14 @@ def layers_of(
     starts = dict(zip(graph.names, np.cumsum([0, *graph.sizes])[:-1].tolist(), strict=True))
     layers: dict[str, list[Layer]] = {}
     for i, (name, consumer) in enumerate(tapped.consumers.items()):
+        own = jax.random.fold_in(key, i)
         rows, kernel = unfold(
-            consumer,
-            tapped.reads[name],
-            tapped.kernels.get(name),
-            jax.random.fold_in(key, i),
-            positions,
+            consumer, tapped.reads[name], tapped.kernels.get(name), own, positions
         )
         outputs = jnp.einsum("rct,cto->ro", rows, kernel, precision=_HIGHEST)
         energy = jnp.mean(jnp.sum(jnp.square(outputs), axis=-1))
+        if sums and name in sums:
+            outputs = rows_of(consumer, tapped.sums[sums[name]], own, positions)
         for group in consumer.groups:
             size = graph.groups[group].size
             places, whole = places_of(consumer, starts[group], size)
@@ -177,6 +180,7 @@ def layers_of(
                     rows[:, places].reshape(len(rows), size, -1),
                     kernel[places].reshape(size, -1, kernel.shape[-1]),
                     energy,
+                    outputs,
                 )
             )
     missed = {group for consumer in tapped.missed.values() for group in consumer.groups}
@@ -234,6 +238,31 @@ def unfold(
     return _unfold_dot(consumer, operand, kernel.astype(jnp.float32), key, positions)
 
 
+def rows_of(
+    consumer: Consumer, value: jax.Array, key: jax.Array, positions: int | None
+) -> jax.Array:
+    """Of a value of the shape of a consumer's output, the rows that `unfold` draws: (R, O)."""
+    value = value.astype(jnp.float32)
+    order = feature_axes(consumer)
+    value = jnp.moveaxis(value, order, range(-len(order), 0))
+    outputs = math.prod(value.shape[value.ndim - len(order) :])
+    if consumer.primitive == "conv_general_dilated":
+        flat = value.reshape(value.shape[0], -1, outputs)
+        at = _drawn(key, flat.shape[0], flat.shape[1], positions)
+        return jnp.take_along_axis(flat, at[..., None], axis=1).reshape(-1, outputs)
+    return _sample(value.reshape(-1, outputs), key, positions, value.shape[0])
+
+
+def feature_axes(consumer: Consumer) -> tuple[int, ...]:
+    """The axes of a contraction's output that its kernel writes, in the kernel's order."""
+    numbers = consumer.params["dimension_numbers"]
+    if consumer.primitive == "conv_general_dilated":
+        return (numbers.out_spec[1],)
+    contract, _ = numbers
+    written = len(consumer.kernel_shape) - len(contract[1 - consumer.operand])
+    return tuple(range(-written, 0)) if consumer.operand == 0 else tuple(range(written))
+
+
 def _unfold_dot(
     consumer: Consumer, operand: jax.Array, kernel: jax.Array, key: jax.Array, positions: int | None
 ) -> tuple[jax.Array, jax.Array]:
@@ -277,12 +306,7 @@ def _unfold_conv(
         (n - span) // s + 1 for n, span, s in zip(sizes, spans, p["window_strides"], strict=True)
     ]
     images, count = x.shape[0], math.prod(outputs)
-    if positions is None or positions >= count:
-        flat = jnp.broadcast_to(jnp.arange(count), (images, count))
-    else:  # one from each of so many equal parts of the map
-        parts = jnp.arange(positions)[None] + jax.random.uniform(key, (images, positions))
-        flat = jnp.minimum((parts * (count / positions)).astype(int), count - 1)
-    starts = jnp.unravel_index(flat, outputs)
+    starts = jnp.unravel_index(_drawn(key, images, count, positions), outputs)
     taps = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij")).reshape(len(window), -1)
     # A gather of shifted positions; those in the padding, or between dilated ones, are zero.
     where, inside = [], jnp.asarray(True)
@@ -297,6 +321,14 @@ def _unfold_conv(
     rows = jnp.where(inside[..., None], rows, 0)
     rows = jnp.swapaxes(rows, -1, -2).reshape(-1, x.shape[-1], taps.shape[1])
     return rows, w.reshape(w.shape[0], -1, w.shape[-1])
+
+
+def _drawn(key: jax.Array, images: int, count: int, positions: int | None) -> jax.Array:
+    """Positions of a map, int (images, positions): one from each of so many equal parts of it."""
+    if positions is None or positions >= count:
+        return jnp.broadcast_to(jnp.arange(count), (images, count))
+    parts = jnp.arange(positions)[None] + jax.random.uniform(key, (images, positions))
+    return jnp.minimum((parts * (count / positions)).astype(int), count - 1)
 
 
 def _collapse(layer: Layer) -> jax.Array:
@@ -322,5 +354,5 @@ def _block_size(units: int, elements_per_unit: int) -> int:
 
 
 __all__: Sequence[str] = (
-    "Layer", "Weighting", "grams", "layers_of", "places_of", "unfold",
+    "Layer", "Weighting", "feature_axes", "grams", "layers_of", "places_of", "rows_of", "unfold",
 )  # fmt: skip

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.search import Consumer, SearchConfig, refit, refit_error, refit_kernel, search_groups
+from jaxprune import reconstruction
+from jaxprune.search import Consumer, SearchConfig, refit, refit_error, search_groups
+from jaxprune.statistics.moments import Moments
+from jaxprune.statistics.outlets import Outlet
 
 
 def layer(seed=0, channels=10, taps=3, outputs=6, samples=400):
@@ -17,6 +20,18 @@ def layer(seed=0, channels=10, taps=3, outputs=6, samples=400):
     kernel = rng.normal(size=(outputs, channels * taps))
     hessian = inputs.T @ inputs / samples
     return inputs, Consumer(jnp.asarray(hessian, jnp.float32), jnp.asarray(kernel, jnp.float32))
+
+
+def refit_kernel(mask, consumer, keep):
+    """The kernel (O, K k) of the reconstruction, from the Hessian alone."""
+    hessian, kernel = (np.asarray(a, np.float64) for a in consumer[:2])
+    zeros = np.zeros(len(kernel))
+    layer = Moments(
+        None, Outlet(), len(hessian) // mask.size, kernel.T, np.zeros(len(hessian)), hessian,
+        zeros, hessian @ kernel.T, zeros, 1.0,
+    )  # fmt: skip
+    assert int(mask.sum()) == keep
+    return reconstruction.least_squares(layer, np.flatnonzero(mask)).kernel.T
 
 
 def least_squares(inputs, kernel, mask, taps):

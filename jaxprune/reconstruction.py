@@ -1,0 +1,149 @@
+"""Least squares on moments: the kernel, and the bias, that make up for channels that are gone.
+
+    layers = moments(problem, groups=[group], masks=masks, targets=targets)[group]
+    for layer in layers:
+        fit = least_squares(layer, kept)
+        variables = refitted(problem.graph, variables, group, layer, kept, fit)
+
+The one reconstruction of all methods: of the genetic search, of LASSO (He et al. 2017, arXiv
+1707.06168), of CaP (Xie et al. 2021, arXiv 2108.13728) and of CACP (Liu et al. 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from jaxprune.graph import ChannelGraph, Consumer, paths
+from jaxprune.statistics.gram import places_of
+from jaxprune.statistics.moments import Moments
+
+DAMPING = 1e-4
+"""Of a refit, in parts of the mean second moment: calibration data are often of too low a rank. By
+measurement on a held-out part it is the better for it, too."""
+
+
+class Fit(NamedTuple):
+    """A kernel over the kept units, float64.
+
+    Attributes:
+      kernel: (K·T, O).
+      shift: (O,), what has to be added to the consumer's output.
+      left: (O,), a shift that no variable takes up; zero where one does.
+    """
+
+    kernel: np.ndarray
+    shift: np.ndarray
+    left: np.ndarray
+
+
+def taps_of(units: Any, taps: int) -> np.ndarray:
+    """The rows of `Moments` that belong to units, each with all of its taps."""
+    return (np.asarray(units)[:, None] * taps + np.arange(taps)).ravel()
+
+
+def least_squares(layer: Moments, kept: Any, damping: float = DAMPING) -> Fit:
+    """The kernel of the kept units, and the shift, that give the target best.
+
+    `argmin over W, b of E ‖y − W x_S − b‖² + ε ‖W − W_S‖²`, ε a fraction of x's mean variance.
+    Written as the old kernel plus a correction, `(Σ_SS + ε)⁻¹ (Σ_Sy − Σ_SS W_S)`, which damping
+    shrinks, not the kernel itself. Without a place for a shift it is fitted without intercept.
+
+    Args:
+      layer: the moments of a consumer.
+      kept: the units that stay, ascending.
+      damping: ε in parts of the mean diagonal.
+    """
+    rows = taps_of(kept, layer.taps)
+    intercept = layer.outlet.path is not None
+    second, cross = layer.centred()[:2] if intercept else (layer.second, layer.cross)
+    old = layer.kernel[rows]
+    block = second[np.ix_(rows, rows)]
+    missing = cross[rows] - block @ old
+    ridge = damping * float(np.mean(np.diagonal(second)))
+    block[np.diag_indices_from(block)] += max(ridge, np.finfo(float).tiny)
+    kernel = old + cho_solve(cho_factor(block, lower=True, overwrite_a=True), missing)
+    return with_shift(layer, rows, kernel)
+
+
+def with_shift(layer: Moments, rows: np.ndarray, kernel: np.ndarray) -> Fit:
+    """A kernel over rows of the moments, with the shift that makes the means agree."""
+    shift = layer.target - layer.mean[rows] @ kernel
+    nothing = np.zeros_like(shift)
+    return Fit(kernel, nothing, shift) if layer.outlet.path is None else Fit(kernel, shift, nothing)
+
+
+def refitted(
+    graph: ChannelGraph, variables: Any, group: str, layer: Moments, kept: Any, fit: Fit
+) -> Any:
+    """The variables with a consumer's kernel replaced over the kept units, and its output shifted.
+
+    Raises:
+      ValueError: the kernel is not a variable itself, or reads a part of the group.
+    """
+    leaves = dict(paths.leaves(variables))
+    name = layer.consumer.name
+    fresh = {name: _with_rows(graph, leaves.get(name), group, layer.consumer, kept, fit.kernel)}
+    if (path := layer.outlet.path) is not None:
+        shift = layer.outlet.sign * fit.shift
+        leaf = leaves[path]
+        fresh[path] = np.asarray(leaf, np.float64) + shift.reshape(np.shape(leaf))
+    return _replaced(variables, fresh)
+
+
+def _replaced(variables: Any, fresh: Mapping[str, Any]) -> Any:
+    def replace(path: Any, leaf: Any) -> Any:
+        new = fresh.get(paths.name(path))
+        return leaf if new is None else jnp.asarray(new, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replace, variables)
+
+
+def _with_rows(
+    graph: ChannelGraph, kernel: Any, group: str, consumer: Consumer, kept: Any, rows: np.ndarray
+) -> np.ndarray:
+    """The kernel with the rows (K·T, O) of the kept units replaced."""
+    if kernel is None or kernel.shape != consumer.kernel_shape:
+        raise ValueError(
+            f"the kernel that reads group {group} is not a variable itself ({consumer.name}), so "
+            "it cannot be refitted; protect the group, or choose without reconstruction"
+        )
+    order = _channels_first(consumer)
+    dense = np.transpose(np.asarray(kernel, np.float64), order).copy()
+    channels = math.prod(dense.shape[: len(consumer.axes)])
+    outputs = rows.shape[-1]
+    flat = dense.reshape(channels, -1, outputs)
+    start = int(graph.sizes[: graph.names.index(group)].sum())
+    places, whole = places_of(consumer, start, graph.groups[group].size)
+    if not whole:
+        raise ValueError(
+            f"{consumer.name} reads a part of group {group}, so it cannot be refitted; protect the "
+            "group, or choose without reconstruction"
+        )
+    kept = np.asarray(kept)
+    flat[places[kept]] = rows.reshape(len(kept), places.shape[1], flat.shape[1], outputs)
+    return np.transpose(flat.reshape(dense.shape), np.argsort(order))
+
+
+def _channels_first(consumer: Consumer) -> tuple[int, ...]:
+    """The permutation that brings a kernel to (channels, taps, outputs)."""
+    numbers = consumer.params["dimension_numbers"]
+    if consumer.primitive == "conv_general_dilated":
+        outputs, channels, *window = numbers.rhs_spec
+        return (channels, *window, outputs)
+    contract, _ = numbers
+    mine, other = contract[consumer.operand], contract[1 - consumer.operand]
+    paired: Mapping[int, int] = dict(zip(mine, other, strict=True))
+    taps = [a for a in mine if a not in consumer.axes]
+    first_axes = [paired[a] for a in (*consumer.axes, *taps)]
+    rest = [a for a in range(len(consumer.kernel_shape)) if a not in first_axes]
+    return (*first_axes, *rest)
+
+
+__all__ = ["DAMPING", "Fit", "least_squares", "refitted", "taps_of", "with_shift"]
