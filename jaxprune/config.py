@@ -34,7 +34,7 @@ class DataConfig:
     """The data set, and the part of its training images that is held out for choosing."""
 
     name: str = "digits"
-    """`digits` (embedded), or a data set of images from TFDS: `cifar10`, `imagenet2012`, …"""
+    """`digits` (embedded), `scenes` (drawn), or images from TFDS: `cifar10`, `imagenet2012`, …"""
     data_dir: str | None = None
     """Where TFDS keeps its data; TFDS_DATA_DIR of the environment where this is not given."""
     heldout: int | str = 200
@@ -47,6 +47,8 @@ class DataConfig:
     The images then stay on disk, and those held out are not balanced over the classes."""
     workers: int = 16
     """Threads that decode the images which stay on disk; the result does not depend on it."""
+    left_out: tuple[int, ...] = ()
+    """Classes that no part of the data has: outliers for `jaxprune supervise`."""
 
     def __post_init__(self):
         if isinstance(self.heldout, int):

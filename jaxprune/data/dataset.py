@@ -7,7 +7,7 @@ chooses reads the held-out part, which is fixed by the data set's own seed and n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Dataset:
       mean: of each channel of images scaled to [0, 1].
       std: likewise.
       load_test: reads the test part; use `test`.
+      load_left_out: reads the test images of the classes that are left out, where some are.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     load_test: Callable[[], Split | Streamed] = dataclasses.field(repr=False)
+    load_left_out: Callable[[], Split] | None = dataclasses.field(repr=False, default=None)
 
     @cached_property
     def test(self) -> Split | Streamed:
@@ -56,6 +58,50 @@ class Dataset:
     def input_shape(self) -> tuple[int, int, int]:
         """Of one image: (height, width, channels)."""
         return self.train.image_shape
+
+
+def leave_out(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """The data set without some of its classes, the others numbered anew in their order.
+
+    Args:
+      dataset: in memory.
+      classes: those that go, from its training, held-out and test parts alike; their test images
+        stay as `load_left_out`, whose labels are all 0.
+
+    Raises:
+      ValueError: a class that is not there, fewer than two that stay, or a data set on disk.
+    """
+    gone = sorted(set(classes))
+    kept = np.setdiff1d(np.arange(dataset.num_classes), gone)
+    if len(kept) + len(gone) != dataset.num_classes or len(kept) < 2:
+        raise ValueError(
+            f"data.left_out is {gone}: it names classes of 0 to {dataset.num_classes - 1}, and "
+            "leaves at least two"
+        )
+    if isinstance(dataset.train, Streamed):
+        raise ValueError("data.left_out: the labels of a data set on disk are not read beforehand")
+
+    def staying(split: Split | Streamed) -> Split:
+        assert isinstance(split, Split)
+        chosen = split.take(np.flatnonzero(np.isin(split.labels, kept)))
+        return dataclasses.replace(
+            chosen, labels=np.searchsorted(kept, chosen.labels).astype(np.int32)
+        )
+
+    def left_out() -> Split:
+        test = dataset.test
+        assert isinstance(test, Split)
+        chosen = test.take(np.flatnonzero(np.isin(test.labels, gone)))
+        return dataclasses.replace(chosen, labels=np.zeros_like(chosen.labels))
+
+    return dataclasses.replace(
+        dataset,
+        train=staying(dataset.train),
+        heldout=staying(dataset.heldout),
+        num_classes=len(kept),
+        load_test=lambda: staying(dataset.test),
+        load_left_out=left_out,
+    )
 
 
 def check(split: Split, num_classes: int, field: str) -> Split:

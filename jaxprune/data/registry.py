@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprune.data import digits
-from jaxprune.data.dataset import Dataset
+from jaxprune.data import digits, scenes
+from jaxprune.data.dataset import Dataset, leave_out
 
-NAMES = ("digits", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
+NAMES = ("digits", "scenes", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
 """The data sets that are tried out; `load` takes any image classification data set of TFDS."""
+_OURS = {"digits": digits.load, "scenes": scenes.load}
 
 
 def load(
@@ -19,6 +21,7 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     workers: int = 16,
+    left_out: Sequence[int] = (),
 ) -> Dataset:
     """A data set by its name, decoded into memory; its test part when it is first used.
 
@@ -26,7 +29,8 @@ def load(
     those held out are decoded into memory. A data set whose images differ in size needs it.
 
     Args:
-      name: "digits" (embedded in scikit-learn), or a TFDS name such as "cifar10".
+      name: "digits" (embedded in scikit-learn), "scenes" (drawn by `jaxprune.data.scenes`), or a
+        TFDS name such as "cifar10".
       data_dir: where TFDS keeps its data; None: the environment's `TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`.
       heldout: how many training examples to hold out for choosing, balanced over the classes; or
@@ -37,22 +41,25 @@ def load(
         seeds choose by the same examples.
       image_size: side of the square that every image is cropped to; 224 is usual for ImageNet.
       workers: threads that decode images which stay on disk; the result does not depend on it.
+      left_out: classes that no part of the data set has, as outliers for supervisors; see
+        `jaxprune.data.dataset.leave_out`.
 
     Raises:
       ValueError: an unknown name, with those there are, or bad contents, naming the field.
       FileNotFoundError: the data is neither there nor to be had, with what to do.
     """
-    if name == "digits":
+    if name in _OURS:
         if image_size is not None:
-            raise ValueError("the digits are 8x8 pixels, in memory; they take no image_size")
-        return digits.load(heldout, seed)
+            raise ValueError(f"the {name} are small, in memory; they take no image_size")
+        whole = _OURS[name](heldout, seed)
+        return leave_out(whole, left_out) if left_out else whole
     # Imported late: the digits need none of it.
     import tensorflow_datasets as tfds
 
     from jaxprune.data import tensorflow_datasets as reader
 
     try:
-        return reader.load(name, data_dir, heldout, seed, image_size, workers)
+        whole = reader.load(name, data_dir, heldout, seed, image_size, workers)
     except tfds.core.DatasetNotFoundError as error:
         close = [line for line in str(error).splitlines() if line.startswith("Did you mean")]
         hint = f" {close[0]}" if close else ""
@@ -60,3 +67,4 @@ def load(
             f"unknown data set {name!r}; there are {', '.join(NAMES)} and every other image "
             f"classification data set that TFDS has by name.{hint}"
         ) from None
+    return leave_out(whole, left_out) if left_out else whole

@@ -58,8 +58,7 @@ def load(
         labelled examples to test on.
       FileNotFoundError: the data is not there and could not be prepared.
     """
-    place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    place = place.expanduser().absolute()
+    place = folder(data_dir)
     train = _source(name, "train", place)
     info = train.dataset_info
     image, label = _fields(name, info)
@@ -91,6 +90,22 @@ def load(
         seed=seed,
         statistics=_STATISTICS.get(name),
     )
+
+
+def read(name: str, split: str, data_dir: str | Path | None) -> Split:
+    """One split of a TFDS data set of images, decoded into memory.
+
+    Raises:
+      FileNotFoundError: the data is not there and could not be prepared.
+    """
+    source = _source(name, split, folder(data_dir))
+    return _decode(source, split, *_fields(name, source.dataset_info))
+
+
+def folder(data_dir: str | Path | None) -> Path:
+    """Where TFDS keeps its data: as given, or as the environment says, or in the home folder."""
+    place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return place.expanduser().absolute()
 
 
 def _source(name: str, split: str, data_dir: Path, decoders: Any = None) -> Any:

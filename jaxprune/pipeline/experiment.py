@@ -165,6 +165,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         seed=config.data.heldout_seed,
         image_size=config.data.image_size,
         workers=config.data.workers,
+        left_out=config.data.left_out,
     )
     for training in (config.train, config.finetune):
         total_steps(training, len(dataset.train))

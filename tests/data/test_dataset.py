@@ -112,3 +112,27 @@ def test_channel_statistics():
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
     assert channel_statistics(np.zeros((2, 3, 3, 1), np.uint8)) == ((0.0,), (1.0,))
+
+
+def test_classes_that_are_left_out_are_in_no_part_and_their_test_images_stay():
+    whole, left = data.load("digits"), data.load("digits", left_out=(0, 7))
+    assert left.num_classes == 8 and len(left.test) == 400 and len(left.heldout) == 160
+    for part in ("train", "heldout", "test"):
+        images = {image.tobytes() for image in getattr(left, part).images}
+        gone = getattr(whole, part)
+        assert set(getattr(left, part).labels) == set(range(8))
+        gone = gone.images[np.isin(gone.labels, (0, 7))]
+        assert not images & {image.tobytes() for image in gone}
+    # The others are numbered anew in their order: 1 is 0 now, and 9 is 7.
+    nines = whole.train.images[whole.train.labels == 9]
+    np.testing.assert_array_equal(left.train.images[left.train.labels == 7], nines)
+    assert left.load_left_out is not None and whole.load_left_out is None
+    outside = left.load_left_out()
+    gone = np.isin(whole.test.labels, (0, 7))
+    np.testing.assert_array_equal(outside.images, whole.test.images[gone])
+
+
+@pytest.mark.parametrize("classes", [(10,), tuple(range(9)), (-1,)])
+def test_classes_that_cannot_be_left_out_are_refused(classes):
+    with pytest.raises(ValueError, match="leaves at least two"):
+        data.load("digits", left_out=classes)
