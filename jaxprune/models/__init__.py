@@ -1,7 +1,7 @@
 """The shipped models, each with a `widths` field so that a pruned one is an ordinary module."""
 
 from jaxprune.models.alexnet import AlexNet
-from jaxprune.models.forward import init, network
+from jaxprune.models.forward import features, init, network
 from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.rebuild import from_pruned, from_variables
 from jaxprune.models.registry import NAMES, build
@@ -12,5 +12,5 @@ from jaxprune.models.wide_resnet import WideResNet
 
 __all__ = [
     "NAMES", "VGG", "AlexNet", "MobileNetV2", "RegNet", "ResNet", "WideResNet",
-    "build", "from_pruned", "from_variables", "init", "network",
+    "build", "features", "from_pruned", "from_variables", "init", "network",
 ]  # fmt: skip

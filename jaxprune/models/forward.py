@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -60,3 +60,24 @@ def network(module: nn.Module) -> Network:
         return Output(logits, maps, state)
 
     return Network(train, evaluate)
+
+
+def features(module: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """`(variables, images) → (logits [B, K], features [B, D])` of a shipped model.
+
+    In evaluation mode; the features are what the last linear layer, `classifier`, reads.
+    """
+
+    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        read: list[jax.Array] = []
+
+        def watch(call: Any, args: Any, keywords: Any, context: Any) -> Any:
+            if context.module.name == "classifier":
+                read.append(args[0])
+            return call(*args, **keywords)
+
+        with nn.intercept_methods(watch):
+            logits: Any = module.apply(variables, images)
+        return logits, read[0]
+
+    return forward
