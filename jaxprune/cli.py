@@ -224,6 +224,42 @@ def compare(arguments: Sequence[str]) -> None:
     comparison.show(runs, pairs)
 
 
+def supervise(arguments: Sequence[str]) -> None:
+    """`jaxprune supervise RUN`: supervisors on the networks of a run."""
+    parser = _Parser(
+        "supervise",
+        "How well supervisors tell unknown inputs from test images, for the unpruned and the "
+        "pruned network of a run; in supervision.json and plots/supervise_*.png.",
+    )
+    parser.add_argument("run", metavar="RUN", nargs="?", help="the folder of a run")
+    parser.add_argument(
+        "--case", metavar="NAME", nargs="+", default=[], help="these alone, of those in --list"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=int,
+        help="test images, and as many outliers and training images to fit to; 1000 by default",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="the cases, and those of the paper with their data"
+    )
+    given = parser.parse_args(arguments)
+    from jaxprune.report import supervision as report
+    from jaxprune.supervisors import cases
+
+    if given.list:
+        report.show_cases(cases.WORDS, cases.PAPER)
+        return
+    if given.run is None:
+        raise ValueError("name the folder of a run: jaxprune supervise RUN; or see --list")
+    from jaxprune import pipeline
+
+    opened = pipeline.open_run(given.run)
+    images = pipeline.SUPERVISED if given.images is None else given.images
+    report.show(pipeline.supervise(opened, given.case, images), cases.WORDS)
+
+
 def inspect(arguments: Sequence[str]) -> None:
     """`jaxprune inspect MODEL --input SHAPE`: what the channel graph of a model found."""
     parser = _Parser(
@@ -457,6 +493,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "run": run,
     **{name: partial(_stage, name) for name in _STAGES},
     "status": status,
+    "supervise": supervise,
     "compare": compare,
     "inspect": inspect,
     "import": import_,

@@ -30,6 +30,8 @@ from jaxprune.pipeline.stages import (
 )
 from jaxprune.pipeline.status import status
 from jaxprune.pipeline.stopping import Stopped
+from jaxprune.pipeline.supervision import IMAGES as SUPERVISED
+from jaxprune.pipeline.supervision import supervise
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 
 __all__ = [
-    "Experiment", "Stopped", "config_of", "control", "evaluate", "evaluate_heldout", "finetune",
-    "open_run", "prune", "pruned_groups", "run", "sensitivity", "share_training", "status", "train",
+    "SUPERVISED", "Experiment", "Stopped", "config_of", "control", "evaluate", "evaluate_heldout",
+    "finetune", "open_run", "prune", "pruned_groups", "run", "sensitivity", "share_training",
+    "status", "supervise", "train",
 ]  # fmt: skip

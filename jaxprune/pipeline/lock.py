@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Concatenate, ParamSpec, TypeVar
 
 from jaxprune.files import naming
 from jaxprune.pipeline.compilation import cached, counted
@@ -20,6 +20,7 @@ except ImportError:  # Windows
     fcntl = None
 
 Result = TypeVar("Result")
+More = ParamSpec("More")
 
 FILE = ".lock"
 _ours: set[Path] = set()
@@ -65,14 +66,16 @@ def lock(folder: str | os.PathLike[str]) -> Iterator[None]:
             _ours.remove(path)
 
 
-def exclusive(stage: Callable[[Experiment], Result]) -> Callable[[Experiment], Result]:
+def exclusive(
+    stage: Callable[Concatenate[Experiment, More], Result],
+) -> Callable[Concatenate[Experiment, More], Result]:
     """A stage of a run: it holds the lock of the folder, and what it compiles is kept."""
 
     @functools.wraps(stage)
-    def locked(run: Experiment) -> Result:
+    def locked(run: Experiment, *more: More.args, **options: More.kwargs) -> Result:
         cache = cached() if run.config.compilation_cache else nullcontext()
         with lock(run.folder), cache, counted(run.folder, stage.__name__):
-            return stage(run)
+            return stage(run, *more, **options)
 
     return locked
 
