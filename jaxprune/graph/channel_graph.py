@@ -41,13 +41,8 @@ Fn = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class ChannelGraph(CostedGroups):
-    """The coupled channel groups of a function, from `jaxprune.trace`; see also `CostedGroups`.
+    """The coupled channel groups of a function, from `jaxprune.trace`; see also `CostedGroups`."""
 
-    Attributes:
-      ordered: the groups that `permute` cannot reorder → the source line and why.
-    """
-
-    ordered: dict[str, str]
     _grouping: Grouping = field(repr=False)
     _dense: dict[str, tuple[tuple[int, ...], str]] = field(repr=False)
     _state: State | None = field(repr=False, default=None)
@@ -369,7 +364,7 @@ class ChannelGraph(CostedGroups):
         return preview(self, masks)
 
     def explain(self) -> Explanation:
-        """Every group and every fixed axis, as data; `str()` of it is a table."""
+        """Every group, every fixed axis, every order that counts; `str()` of it is a table."""
         return explain(self)
 
     # What every interpretation begins with.

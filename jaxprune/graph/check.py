@@ -27,7 +27,9 @@ class Report:
       sliced: outputs of the masked network against those of the sliced one, over random masks.
       gradients: gradients of both with respect to the kept entries.
       full: outputs and gradients under full masks against those of the user's own function.
+      permuted: outputs and gradients with units in another order against those of the function.
       masks: how many random masks were tried.
+      reordered: how many groups were put in another order: all but those in `graph.ordered`.
       tolerance: what rounding allows in that precision.
       precision: the narrowest type that the network computed in when this was measured.
       outputs: which outputs were compared.
@@ -39,7 +41,9 @@ class Report:
     sliced: float
     gradients: float
     full: float
+    permuted: float
     masks: int
+    reordered: int
     tolerance: float
     precision: str = ""
     outputs: tuple[str, ...] = ()
@@ -50,7 +54,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether all differences of what was looked at are within the tolerance."""
-        return max(self.sliced, self.gradients, self.full) <= self.tolerance
+        return max(self.sliced, self.gradients, self.full, self.permuted) <= self.tolerance
 
     def __str__(self) -> str:
         verdict = "holds" if self.ok else "DOES NOT HOLD"
@@ -62,6 +66,7 @@ class Report:
             ("masked against sliced", f"{self.sliced:.1e}", _listed(self.outputs)),
             ("gradients", *gradients),
             ("full masks, the function", f"{self.full:.1e}", ""),
+            ("another order of units", f"{self.permuted:.1e}", f"of {self.reordered} groups"),
             ("tolerance", f"{self.tolerance:.0e}", f"for {self.precision}"),
         ]
         lines = [f"{verdict} over {self.masks} random masks"]
@@ -88,7 +93,7 @@ def check_laws(
     trials: int = 3,
     own: Callable[..., Any] | None = None,
 ) -> Report:
-    """Masked against sliced and full masks against the function, outputs and gradients.
+    """Masked against sliced, full masks and another order against the function, with gradients.
 
     Args:
       graph: of `fn`.
@@ -146,6 +151,8 @@ def _report(held: Held, trials: int, tolerance: float, notes: Sequence[str] = ()
         sliced=held.largest(tolerance, "sliced"),
         gradients=held.largest(tolerance, "gradients"),
         full=held.largest(tolerance, "full"),
+        permuted=held.largest(tolerance, "permuted"),
+        reordered=held.reordered,
         masks=trials,
         tolerance=tolerance,
         precision=held.precision,

@@ -26,10 +26,12 @@ class CostedGroups:
       groups: by name. A group's name is the first variable axis that writes it, e.g.
         `params/conv1/kernel[3]`; it is the same for every batch size and JAX version.
       fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
+      ordered: the groups whose units keep their order, see `permute` → the source line and why.
     """
 
     groups: dict[str, Group]
     fixed: dict[str, str]
+    ordered: dict[str, str]
     _terms: list[Term] = field(repr=False)
 
     @property

@@ -46,11 +46,13 @@ class Explanation:
     Attributes:
       groups: in the order in which the network writes them.
       fixed: `path[axis]` → the primitive, the source line and why its channels are fixed.
+      ordered: the groups whose units keep their order → the source line and why.
       cost: of the whole network.
     """
 
     groups: tuple[GroupRow, ...]
     fixed: dict[str, str]
+    ordered: dict[str, str]
     cost: Cost
 
     def __rich__(self) -> Any:
@@ -122,7 +124,7 @@ def explain(graph: CostedGroups) -> Explanation:
         costs = {quantity: float(values[i]) for quantity, values in saved.items()}
         members = named["writes"], named["reads"]
         rows.append(GroupRow(group.name, group.size, *members, **costs, kind=group.kind))
-    return Explanation(tuple(rows), graph.fixed, graph.cost())
+    return Explanation(tuple(rows), graph.fixed, graph.ordered, graph.cost())
 
 
 def preview(graph: CostedGroups, masks: Mapping[str, Any]) -> Preview:

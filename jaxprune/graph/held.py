@@ -15,6 +15,8 @@ from jaxprune.graph import paths
 from jaxprune.graph.compiled import quick_options
 from jaxprune.graph.cut import Positions, cut
 from jaxprune.graph.groups import Group
+from jaxprune.graph.permute import positions
+from jaxprune.graph.program import state_outputs
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.rounding import (
     QUICK,
@@ -43,6 +45,11 @@ class Network(Protocol):
         """By name."""
         ...
 
+    @property
+    def ordered(self) -> dict[str, str]:
+        """The groups that cannot be reordered."""
+        ...
+
     def full_masks(self) -> dict[str, jax.Array]:
         """Masks that keep everything."""
         ...
@@ -53,6 +60,10 @@ class Network(Protocol):
 
     def slice(self, variables: Any, masks: Mapping[str, Any]) -> Pruned:
         """The smaller network."""
+        ...
+
+    def permute(self, variables: Any, orders: Mapping[str, Any]) -> Any:
+        """The same network with units in another order."""
         ...
 
 
@@ -95,6 +106,7 @@ class Held:
       outputs: their names.
       differentiated: those whose gradients were compared.
       variables: with respect to which.
+      reordered: how many groups were.
     """
 
     precision: str
@@ -102,6 +114,7 @@ class Held:
     outputs: tuple[str, ...]
     differentiated: tuple[str, ...]
     variables: tuple[str, ...]
+    reordered: int
 
     def largest(self, tolerance: float, figure: str = "") -> float:
         """The largest relative difference, of one figure or of all."""
@@ -144,6 +157,8 @@ class Laws:
         inner = graph.masked(fn)
         self.own = self._compiled(own)
         self.masked = self._compiled(lambda v, m, *a: inner(v, m, *a))
+        free = [group for name, group in graph.groups.items() if name not in graph.ordered]
+        self.orders = {group.name: self.rng.permutation(group.size) for group in free}
 
     def hold(self) -> Held:
         """Compares everything, as given and beside.
@@ -166,8 +181,10 @@ class Laws:
                     )
                 continue
             full = self._masked(point, self.graph.full_masks(), self.cotangents)
-            own = itertools.chain([first], own)
+            own, reordered = itertools.tee(itertools.chain([first], own))
             entries += self._compare("full", "full", full, own, lambda values: values)
+            if self.orders:
+                entries += self._compare_reordered(point, reordered, small[0])
             for masks, pruned, probe in zip(self.masks, small, sliced, strict=True):
                 stays = pruned.state_positions(self.out)
                 there = [stays.get(i, {}) for i in self.at]
@@ -185,7 +202,32 @@ class Laws:
                     lambda values, pruned=pruned, stays=stays: self._taken(values, pruned, stays),
                 )
         differentiated = tuple(self.outputs[i] for i in self.at)
-        return Held(self.precision, entries, self.outputs, differentiated, self.variables)
+        return Held(
+            self.precision, entries, self.outputs, differentiated, self.variables, len(self.orders)
+        )
+
+    def _compare_reordered(
+        self, point: Any, own: Iterator[Values], pruned: Pruned
+    ) -> Iterator[Entry]:
+        """With units in another order everything is the same, in that order."""
+        shapes = {path: np.shape(leaf) for path, leaf in paths.leaves(self.given[0])}
+        places = positions(self.graph.groups, shapes, self.orders)
+        state = state_outputs(self.out, shapes, pruned.state, lenient=True)
+        moved = [places.get(state.get(i, ""), {}) for i in range(len(self.outputs))]
+        cotangents = [cut(c, moved[i]) for i, c in zip(self.at, self.cotangents, strict=True)]
+
+        def run(variables: Any, *args: Any) -> Values:
+            return self.own(self.graph.permute(variables, self.orders), cotangents, *args)
+
+        def reordered(values: Values) -> Values:
+            outs, gradients = values
+            named = zip(self.variables, gradients, strict=False)
+            return (
+                [cut(leaf, along) for leaf, along in zip(outs, moved, strict=True)],
+                [cut(leaf, places.get(name, {})) for name, leaf in named],
+            )
+
+        return self._compare("permuted", "permuted", own, self._around(point, run), reordered)
 
     def _compiled(self, fn: Callable[..., Any]) -> Callable[..., Values]:
         return jax.jit(with_gradients(fn, self.at), compiler_options=quick_options())

@@ -56,13 +56,12 @@ class MeasuredGraph(ChannelGraph):
             cut = self.sizes // 2
             alone = self.sizes - np.diag(cut)
             seconds = ((self.latency(self.sizes) - self.latency(alone)) / cut).tolist()
-        rows = [
+        rows = (
             MeasuredRow(**vars(row), latency=each)
             for row, each in zip(found.groups, seconds, strict=True)
-        ]
-        return MeasuredExplanation(
-            tuple(rows), found.fixed, found.cost, self.latency, self.rounding
         )
+        measured = {"latency": self.latency, "rounding": self.rounding}
+        return MeasuredExplanation(**{**vars(found), "groups": tuple(rows), **measured})
 
 
 def measured(graph: ChannelGraph, **found: Any) -> MeasuredGraph:

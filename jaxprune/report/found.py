@@ -30,7 +30,7 @@ def text(found: Explanation | Preview) -> str:
 
 
 def _explanation(found: Explanation) -> RenderableType:
-    """Costs a unit, then where each group lies, then what is fixed, the same reasons as one."""
+    """Costs a unit, then where each group lies, then what is fixed or keeps its order, and why."""
     timed = isinstance(found, MeasuredExplanation)
     quantities = ["params", "MACs", "activations", *(["µs"] if timed and found.latency else [])]
     table = _columns("group, and what a unit costs", "units", *quantities)
@@ -47,16 +47,16 @@ def _explanation(found: Explanation) -> RenderableType:
                 places.append(_below(f"{arrow} {', '.join(_folded(members))}"))
     whole = _counts(found.cost.params, found.cost.macs, found.cost.activations)
     total = "the whole network: {} parameters, {} MACs, {} activations".format(*whole)
-    reasons: dict[str, list[str]] = {}
-    for axis, reason in found.fixed.items():
-        reasons.setdefault(reason, []).append(axis)
-    fixed: list[RenderableType] = []
-    for reason, axes in reasons.items():
-        fixed += [Text(", ".join(_folded(axes)), style="bold"), _below(reason)]
     parts = [Text(total), *(_measured(found) if timed else []), "", table, ""]
     parts += [Text("written at →, read at ←", style="cyan"), *places]
-    if fixed:
-        parts += ["", Text("fixed", style="cyan"), *fixed]
+    said = (("fixed", found.fixed, _folded), ("units keep their order", found.ordered, list))
+    for title, reason_of, fold in said:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in reason_of.items():
+            reasons.setdefault(reason, []).append(name)
+        parts += ["", Text(title, style="cyan")] if reasons else []
+        for reason, names in reasons.items():
+            parts += [Text(", ".join(fold(names)), style="bold"), _below(reason)]
     return Group(*parts)
 
 

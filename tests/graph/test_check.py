@@ -1,5 +1,7 @@
 """`graph.check`: it denies nothing that is exact, and passes nothing that it has not looked at."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -253,6 +255,18 @@ def test_behind_a_layer_that_starts_at_zero(monkeypatch):
     variables = weights(**LAYERS)
     assert not checked(layers, variables | {"b": 0 * variables["b"]}, X).ok
     assert not checked(layers, variables, 0 * X).ok
+
+
+def test_an_order_that_counts():
+    def fn(v, x):
+        return x @ v["a"] * jnp.arange(6.0) @ v["b"]
+
+    graph = trace(fn, weights(**LAYERS), X)
+    report = graph.check(fn, weights(**LAYERS), X)
+    assert report.ok and report.reordered == 0 and "of 0 groups" in told(report)
+    report = dataclasses.replace(graph, ordered={}).check(fn, weights(**LAYERS), X)
+    assert not report.ok and report.permuted > 0.1 and report.reordered == 1
+    assert max(report.sliced, report.gradients, report.full) < 1e-9
 
 
 def test_a_truth_value(monkeypatch):

@@ -55,6 +55,21 @@ def test_explain_shows_every_group_and_every_fixed_axis_and_is_plain_data(traced
     assert record["groups"][0]["name"] == graph.names[0] and record["fixed"] == graph.fixed
 
 
+def test_explain_shows_whose_order_counts():
+    def fn(variables, x):
+        return x @ variables["a"] * jnp.arange(4.0) @ variables["b"]
+
+    variables = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+    graph = trace(fn, variables, jnp.ones((5, 3)))
+    found = graph.explain()
+    assert found.ordered == graph.ordered and list(found.ordered) == ["a[1]"]
+    (reason,) = found.ordered.values()
+    text = " ".join(str(found).split())
+    assert f"units keep their order a[1] {' '.join(reason.split())}" in text
+    free = trace(lambda v, x: x @ v["a"] @ v["b"], variables, jnp.ones((5, 3)))
+    assert not free.ordered and "units keep" not in str(free.explain())
+
+
 def test_explain_folds_what_lies_in_one_module():
     def fn(variables, x):
         bn = variables["bn"]
