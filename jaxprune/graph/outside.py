@@ -1,6 +1,10 @@
-"""What the rooms above put into the engine, which knows none of them: set once, on import.
+"""What the rooms above put into the engine, which knows none of them: set once, by `jaxprune`.
 
-`jaxprune` sets them: the quickest forms of convolutions from `kernels`, tables from `report`.
+The quickest forms of convolutions come from `kernels`, tables from `report`. These are no arguments
+because those who need them have none to take: `str()` of an explanation, and a pruned network that
+was loaded, whose first call compiles it. Nor can they be half set: Python imports `jaxprune`, which
+sets them, before any module of the engine is there, and nothing sets them again. The defaults
+serve an engine that was taken out of this package.
 """
 
 from __future__ import annotations
