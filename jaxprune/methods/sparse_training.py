@@ -60,20 +60,18 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxprune.graph import ChannelGraph, Group, Member, paths
+from jaxprune.graph import ChannelGraph
 from jaxprune.methods.criteria import is_scale
+from jaxprune.methods.units import holders, places, unit_norms, unit_sizes
 from jaxprune.wrappers import Wrapper, same
-
-_COLLECTION = "params/"
 
 Kind = Literal["none", "batchnorm", "group"]
 Strength = float | optax.Schedule
@@ -143,11 +141,10 @@ def batchnorm_l1(graph: ChannelGraph, strength: Strength) -> Wrapper:
     """
 
     def penalty(params: Any) -> jax.Array:
-        leaves = _leaves(graph, params)
         scales = [
-            leaf[_places(member)]
-            for group in graph.groups.values()
-            for member, leaf in _members(group, leaves)
+            leaf[places(member)]
+            for held in holders(graph, params).values()
+            for member, leaf in held
             if is_scale(member.path, leaf)
         ]
         if not scales:
@@ -194,77 +191,6 @@ def group_lasso(graph: ChannelGraph, strength: Strength, contrast: float = 4.0) 
         return total
 
     return _added_gradient(penalty, strength)
-
-
-def unit_norms(graph: ChannelGraph, params: Any) -> dict[str, jax.Array]:
-    """Per group that the parameters hold something of, the units' norms `‖w_k‖₂` (units,).
-
-    A number that a unit reaches by two axes of one variable counts twice. Differentiable: the
-    gradient of a norm that is 0 is 0.
-
-    Raises:
-      ValueError: parameters that hold nothing of any group, or of another network's shapes.
-    """
-    leaves = _leaves(graph, params)
-    norms = {}
-    for name, group in graph.groups.items():
-        squares = [_squares(member, leaf) for member, leaf in _members(group, leaves)]
-        if squares:
-            square = jnp.sum(jnp.stack(squares), axis=0)
-            # Chosen before the root too: its slope at 0 is infinite, and 0 times that is NaN.
-            norms[name] = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return norms
-
-
-def unit_sizes(graph: ChannelGraph, params: Any) -> dict[str, int]:
-    """Per group, how many of the parameters `unit_norms` counts for one of its units."""
-    leaves = _leaves(graph, params)
-    return {
-        name: sum(
-            leaf.size // leaf.shape[member.axis] * member.positions.shape[1]
-            for member, leaf in _members(group, leaves)
-        )
-        for name, group in graph.groups.items()
-    }
-
-
-def _squares(member: Member, leaf: jax.Array) -> jax.Array:
-    values = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    along = jnp.sum(values**2, axis=[a for a in range(values.ndim) if a != member.axis])
-    return jnp.sum(along[_places(member)], axis=1)
-
-
-def _places(member: Member) -> np.ndarray:
-    """A member's positions in the type that JAX indexes with, whether or not it has 64 bits."""
-    return member.positions.astype(np.int32)
-
-
-def _leaves(graph: ChannelGraph, params: Any) -> dict[str, Any]:
-    """The parameters by the traced variable that they are."""
-    named = dict(paths.leaves(params))
-    variables = {m.path for group in graph.groups.values() for m in group.members}
-    if any(path.startswith(_COLLECTION) for path in variables):
-        variables = {path for path in variables if path.startswith(_COLLECTION)}
-    names = {v: v if v in named else v.removeprefix(_COLLECTION) for v in variables}
-    found = {v: named[name] for v, name in names.items() if name in named}
-    if not found:
-        raise ValueError(
-            f"none of {', '.join(list(named)[:4])} is a variable of the traced network, such as "
-            f"{', '.join(sorted(variables)[:4])}"
-        )
-    return found
-
-
-def _members(group: Group, leaves: Mapping[str, Any]) -> Iterator[tuple[Member, Any]]:
-    for member in group.members:
-        leaf = leaves.get(member.path)
-        if leaf is not None:
-            if len(leaf.shape) <= member.axis or leaf.shape[member.axis] <= member.positions.max():
-                raise ValueError(
-                    f"{member.path} has shape {leaf.shape}, but group {group.name} reaches up to "
-                    f"position {member.positions.max()} of axis {member.axis}; trace this network"
-                )
-            yield member, leaf
 
 
 def _added_gradient(penalty: Callable[[Any], jax.Array], strength: Strength) -> Wrapper:

@@ -19,9 +19,8 @@ from jaxprune.methods.sparse_training import (
     batchnorm_l1,
     build,
     group_lasso,
-    unit_norms,
-    unit_sizes,
 )
+from jaxprune.methods.units import unit_norms, unit_sizes
 from jaxprune.problem import accuracy
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.loop import fit
