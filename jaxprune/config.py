@@ -62,7 +62,8 @@ class ModelConfig:
     """The network that is trained and pruned."""
 
     name: str = "vgg_small"
-    """Small images: `vgg_small`, `vgg16`, `vgg19`, `resnet20`, `resnet56`, `resnet110`, `wrn28_10`.
+    """Small images: `mlp`, `vgg_small`, `vgg16`, `vgg19`, `resnet20`, `resnet56`, `resnet110`,
+    `wrn28_10`.
     ImageNet: `vgg16_imagenet`, `resnet50`, `resnext50`, `mobilenetv2`, `regnetx_400mf`, …"""
     widths: dict[str, int] = field(default_factory=dict)
     """Channels of single layers by name, where they are not the usual ones: `conv1_1 24`."""

@@ -2,6 +2,7 @@
 
 from jaxprune.models.alexnet import AlexNet
 from jaxprune.models.forward import features, init, network
+from jaxprune.models.mlp import MLP
 from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.rebuild import from_pruned, from_variables
 from jaxprune.models.registry import NAMES, build
@@ -11,6 +12,6 @@ from jaxprune.models.vgg import VGG
 from jaxprune.models.wide_resnet import WideResNet
 
 __all__ = [
-    "NAMES", "VGG", "AlexNet", "MobileNetV2", "RegNet", "ResNet", "WideResNet",
+    "MLP", "NAMES", "VGG", "AlexNet", "MobileNetV2", "RegNet", "ResNet", "WideResNet",
     "build", "features", "from_pruned", "from_variables", "init", "network",
 ]  # fmt: skip

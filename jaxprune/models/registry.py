@@ -10,6 +10,7 @@ import flax.linen as nn
 
 from jaxprune.models import vgg
 from jaxprune.models.alexnet import AlexNet
+from jaxprune.models.mlp import MLP
 from jaxprune.models.mobilenet import MobileNetV2
 from jaxprune.models.regnet import RegNet, stages_of
 from jaxprune.models.resnet import ResNet
@@ -31,6 +32,7 @@ _REGNETX = {
 }
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
+    "mlp": partial(MLP, hidden=(300, 100)),
     "vgg_small": partial(VGG, stages=vgg.SMALL, pools=2),
     "vgg16": partial(VGG, stages=vgg.VGG16, pools=4),
     "vgg19": partial(VGG, stages=vgg.VGG19, pools=4),
@@ -60,6 +62,7 @@ _OPTIONS = {
     VGG: ("dropout",),
     ResNet: ("shortcut",),
     WideResNet: (),
+    MLP: (),
     AlexNet: ("dropout",),
     MobileNetV2: ("dropout",),
     RegNet: (),
@@ -78,7 +81,7 @@ def build(
     """A shipped model by its name.
 
     Args:
-      name: one of `NAMES`. `vgg16`, `vgg19`, `resnet20/56/110` and `wrn28_10` are for small
+      name: one of `NAMES`. `mlp`, `vgg16`, `vgg19`, `resnet20/56/110` and `wrn28_10` are for small
         images, `vgg16_imagenet`, `vgg19_imagenet`, `resnet18/34/50/101`, `resnext50`, `alexnet` and
         `mobilenetv2` are torchvision's for ImageNet, and `regnetx_200mf` (`400mf`, `800mf`,
         `1_6gf`, `3_2gf`, `6_4gf`) the paper's.

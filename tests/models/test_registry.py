@@ -7,6 +7,7 @@ from jaxprune import models
 # As torchvision counts its own (the BatchNorm forms of VGG), and He et al. 2015, Zagoruyko and
 # Komodakis 2016 and Radosavovic et al. 2020 theirs.
 PARAMS = {
+    "mlp": 3072 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
     "vgg16": 14_728_266,
     "vgg19": 20_040_522,
     "vgg16_imagenet": 138_365_992,
@@ -29,7 +30,7 @@ PARAMS = {
     "regnetx_3_2gf": 15_296_552,
     "regnetx_6_4gf": 26_209_256,
 }
-SMALL = {"vgg16", "vgg19", "resnet20", "resnet56", "resnet110", "wrn28_10"}
+SMALL = {"mlp", "vgg16", "vgg19", "resnet20", "resnet56", "resnet110", "wrn28_10"}
 
 
 def build(name, **options):
