@@ -69,6 +69,7 @@ from jaxprune.methods import (
     Greedy,
     GroupFisher,
     Random,
+    SDprun,
     Taylor,
 )
 from jaxprune.methods import METHODS as methods
@@ -91,7 +92,7 @@ __all__ = [
     "Criterion", "DataConfig", "DistillConfig", "EvaluationConfig", "FinetuneConfig", "Fisher",
     "Genetic", "GeometricMedian", "Greedy", "Group", "GroupFisher", "Member", "MeshConfig",
     "Method", "ModelConfig", "OptimizerConfig", "Problem", "Pruned", "Random",
-    "RecalibrationConfig", "Retraining", "Run", "RunConfig", "Schedule", "SearchConfig",
+    "RecalibrationConfig", "Retraining", "Run", "RunConfig", "SDprun", "Schedule", "SearchConfig",
     "Selection", "SparsityConfig", "Taylor", "TrainConfig", "ValidationConfig", "accelerate",
     "batchnorm_l1", "cost", "functional", "group_lasso", "interop", "load", "load_config",
     "methods", "models", "prune", "save", "trace",

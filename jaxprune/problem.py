@@ -78,6 +78,12 @@ class Retraining:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
+_NOTHING = (
+    "this method trains the network, and this problem has nothing to train with: prune it in a "
+    "run (jaxprune run CONFIG --method ...)"
+)
+
+
 class Run:
     """Where long work is kept: here in memory, so that what is killed begins anew."""
 
@@ -95,6 +101,14 @@ class Run:
         for i in range(length):
             carry = body(carry, i)
         return carry
+
+    def steps(self, config: Retraining) -> int:
+        """How many steps a training of this config has, for schedules of a method's own.
+
+        Raises:
+          ValueError: there is nothing to train with.
+        """
+        raise ValueError(_NOTHING)
 
     def train(
         self,
@@ -126,10 +140,7 @@ class Run:
         Raises:
           ValueError: there is nothing to train with.
         """
-        raise ValueError(
-            f"this method trains the network ({name}), and this problem has nothing to train with: "
-            "prune it in a run (jaxprune run CONFIG --method ...)"
-        )
+        raise ValueError(_NOTHING)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ TABLES = (
     "vgg_search",
     "gram",
     "population",
-    "group_fisher",
+    "training_methods",
     "convolutions",
     "sliced",
     "predictors",

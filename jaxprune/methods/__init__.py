@@ -16,6 +16,7 @@ from jaxprune.methods.criteria import (
     Random,
     Taylor,
 )
+from jaxprune.methods.directional import SDprun
 from jaxprune.methods.genetic import Genetic
 from jaxprune.methods.greedy import Greedy
 from jaxprune.methods.group_fisher import GroupFisher
@@ -24,6 +25,7 @@ from jaxprune.problem import Method, Problem, Selection
 METHODS: dict[str, type[Method]] = {
     "genetic": Genetic,
     "group_fisher": GroupFisher,
+    "sdprun": SDprun,
     "greedy": Greedy,
     "random": Random,
     "l1": L1,
@@ -97,6 +99,6 @@ class _Own(Method):
 
 __all__ = [
     "L1", "L2", "METHODS", "BatchNormScale", "Criterion", "Fisher", "Genetic", "GeometricMedian",
-    "Greedy", "GroupFisher", "Method", "Random", "Selection", "Taylor", "as_method", "get",
-    "name_of",
+    "Greedy", "GroupFisher", "Method", "Random", "SDprun", "Selection", "Taylor", "as_method",
+    "get", "name_of",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ accumulates at the widths that are left, or nothing. That goes on until the budg
 `jaxprune run CONFIG --method group_fisher` and `jp.prune(..., method="group_fisher")` do all of it.
 On the digits (`configs/digits_vgg.py`, one seed) 98.0 % of the unpruned network become 98.2 % as
 cut and 97.8 % fine-tuned, at 8.01x fewer parameters and 3.60x fewer MACs; a step costs at most 1.1
-plain ones (`scripts/benchmarks/group_fisher.py`).
+plain ones (`scripts/benchmarks/training_methods.py`).
 In a training loop of your own it is a wrapper of the network and one of the optimizer:
 
     >>> import jaxprune as jp

@@ -15,7 +15,7 @@ from jaxprune.pipeline.stopping import Stopped, stopping
 from jaxprune.pipeline.training import Training, latest, train_until
 from jaxprune.problem import Carry, Problem, Retraining, Run
 from jaxprune.report.progress import track
-from jaxprune.train.state import TrainConfig, TrainState
+from jaxprune.train.state import TrainConfig, TrainState, total_steps
 from jaxprune.wrappers import Until, Wrapper, same, steps_after
 
 LOOPS = "loops"
@@ -59,6 +59,10 @@ class RunFolder(Run):
                 if asked.requested:
                     raise Stopped(name, i + 1, length)
         return carry
+
+    def steps(self, config: Retraining) -> int:
+        """How many steps a training of this config has."""
+        return total_steps(_configured(self.run, config, 1), len(self.run.data.train))
 
     def train(
         self,

@@ -33,6 +33,10 @@ class MemoryRun(Run):
 
         self._network = Network(forward, forward)
 
+    def steps(self, config: Retraining) -> int:
+        """How many steps a training of this config has."""
+        return config.steps or max(1, round(config.epochs * len(list(self._batches))))
+
     def train(
         self,
         name: str,

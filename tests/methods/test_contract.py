@@ -38,6 +38,7 @@ OPTIONS = {
     "genetic": {"search": SearchConfig(population=16, generations=8), "kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
     "group_fisher": {"interval": 1},
+    "sdprun": {"budgeted": True, "epochs": 0.5},
 }
 """Settings that make a method quick; all others run with their own defaults."""
 

@@ -14,7 +14,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import restore_tree, save_tree
-from jaxprune.methods import GroupFisher
+from jaxprune.methods import GroupFisher, SDprun
 from jaxprune.methods.rounds import split_masks, under_masks, with_masks
 from jaxprune.methods.sparse_training import batchnorm_l1, group_lasso
 from jaxprune.train.network import Network, Output
@@ -33,6 +33,8 @@ class Wrapped(NamedTuple):
     """(dense variables, masks) → the variables that are trained."""
     end: Callable[[Any], tuple[Any, Any]] = lambda variables: (variables, None)
     """And back; None where there are no masks."""
+    follows: str = "trace"
+    """What of the optimizer's state is shaped like the weights."""
 
 
 def with_mask_parameters(variables, masks):
@@ -65,6 +67,9 @@ WRAPPERS: dict[str, Callable[[jp.ChannelGraph], Wrapped]] = {
         GroupFisher(interval=2).optimizer(graph, jp.Budget("params/3")),
         with_mask_parameters,
         split_mask_parameters,
+    ),
+    "sdprun": lambda graph: Wrapped(
+        optimizer=SDprun(c=0.5, drops=(0.5,)).optimizer(graph, 6), follows="accumulated"
     ),
     "group_lasso": lambda graph: Wrapped(optimizer=group_lasso(graph, growing(1e-2), 4.0)),
     "keep_zeros": lambda graph: Wrapped(
@@ -176,8 +181,8 @@ def test_a_wrapper_resumes_is_cut_and_compiles_once(name, tmp_path):
     masks = some if masks is None else masks
     assert all((masks[n] <= some[n]).all() for n in some)
     pruned = graph.slice(dense, masks)
-    momentum = optax.tree.get(whole.opt_state, "trace")
-    cut = optax.tree.get(pruned.cut(whole.opt_state), "trace")
+    momentum = optax.tree.get(whole.opt_state, wrapped.follows)
+    cut = optax.tree.get(pruned.cut(whole.opt_state), wrapped.follows)
     assert jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, pruned.variables["params"])
     expected = graph.slice({**dense, "params": momentum}, masks).variables["params"]
     jax.tree.map(np.testing.assert_array_equal, cut, expected)

@@ -1,11 +1,11 @@
-"""A training step of Group Fisher pruning beside a plain one of the same network.
+"""A training step of each method that trains, beside a plain one of the same network.
 
-Both are a run's own compiled step: augmentation, gradient, optimizer, metrics. Group Fisher's has
-besides a mask per sample at every place that reads channels, the gradients of these masks, their
-scores and the one unit that may fall. The steps take turns, so that what else the machine does
-falls on both; the ratio is the median of the ratios of neighbours.
+All are a run's own compiled step: augmentation, gradient, optimizer, metrics. A method's step has
+besides what its wrappers of network and optimizer do. The steps take turns, so that what else the
+machine does falls on all; the ratio is the median of the ratios to the plain step of each round.
 
-Batches of 128, n = 21, 2 cores of an Intel Xeon with AMX that other work shared, JAX 0.10.2:
+Batches of 128, n = 21, 2 cores of an Intel Xeon with AMX that other work shared, JAX 0.10.2, Group
+Fisher alone:
 
 | network | precision | plain | Group Fisher | ratio | from | to |
 |---|---|---|---|---|---|---|
@@ -20,7 +20,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ import jaxprune as jp
 from benchmarks.common import NORMAL, Table, summary
 from benchmarks.networks import SHAPE, shipped
 from jaxprune import models
-from jaxprune.methods import GroupFisher
+from jaxprune.methods import GroupFisher, SDprun
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
 from jaxprune.train.state import TrainConfig, initial_state
@@ -41,23 +41,46 @@ NETWORKS = ("resnet20", "vgg16")
 CLASSES = 10
 
 
+class Way(NamedTuple):
+    """How a method trains: what it trains, and its wrappers."""
+
+    variables: Any
+    network: Wrapper = same
+    optimizer: Wrapper = same
+
+
+def ways_of(graph: jp.ChannelGraph, variables: Any) -> dict[str, Way]:
+    """Every method that trains, by its name."""
+    fisher = GroupFisher()
+    masked = {**variables, "params": {WEIGHTS: variables["params"], MASKS: graph.full_masks()}}
+    return {
+        "plain": Way(variables),
+        "Group Fisher": Way(
+            masked, fisher.network(graph), fisher.optimizer(graph, jp.Budget("params/2"))
+        ),
+        "sDprun": Way(variables, optimizer=SDprun(c=0.02).optimizer(graph, 1000)),
+    }
+
+
 def measure(*, short: bool) -> Table:
-    """Seconds a step, and their ratio."""
-    batch, n = (16, 2) if short else (128, 21)
-    table = Table(f"A step of Group Fisher beside a plain one, batches of {batch} images")
+    """Seconds a step, and their ratios."""
+    batch, n = (16, 2) if short else (128, 15)
+    table = Table(f"A step of each method that trains beside a plain one, batches of {batch}")
+    most = 0.0
     for precision in ("float32",) if short else ("float32", "bfloat16"):
         for name in ("vgg_small",) if short else NETWORKS:
             taken = in_turn(steps_of(name, batch, precision), n)
-            ratios = [b / a for a, b in zip(*taken.values(), strict=True)]
-            table.rows.append(
-                {
-                    "network": name, "precision": precision,
-                    **{way: summary(seconds) for way, seconds in taken.items()},
-                    "ratio": statistics.median(ratios),
-                    "from": min(ratios), "to": max(ratios),
-                }
-            )  # fmt: skip
-    most = max(row["ratio"] for row in table.rows if isinstance(row["ratio"], float))
+            plain = taken["plain"]
+            for way, seconds in taken.items():
+                ratios = [b / a for a, b in zip(plain, seconds, strict=True)]
+                most = max(most, statistics.median(ratios))
+                table.rows.append(
+                    {
+                        "network": name, "precision": precision, "method": way,
+                        "step": summary(seconds), "ratio": statistics.median(ratios),
+                        "from": min(ratios), "to": max(ratios),
+                    }
+                )  # fmt: skip
     table.notes.append(f"At most {most:.2f} plain steps (asked: {ASKED}).")
     return table
 
@@ -78,20 +101,23 @@ def steps_of(name: str, batch: int, precision: Any) -> dict[str, Callable[[], No
     """By name, a function that does one step and goes on from it at the next call."""
     module, fn, variables, images = shipped(name, 1)
     network, graph = models.network(module), jp.trace(fn, variables, images)
-    rng, fisher = np.random.default_rng(0), GroupFisher()
+    rng = np.random.default_rng(0)
     config = TrainConfig(
         batch_size=batch,
         precision=precision,
-        optimizer=OptimizerConfig(learning_rate=fisher.learning_rate, schedule="constant"),
+        optimizer=OptimizerConfig(learning_rate=0.004, schedule="constant"),
     )
     pixels = rng.integers(0, 256, (batch, *SHAPE), np.uint8)
     data = Data(pixels, rng.integers(0, CLASSES, batch), jax.random.key(1), None)
 
-    def step(network: Any, variables: Any, wrapper: Wrapper) -> Callable[[], None]:
+    def step(way: Way) -> Callable[[], None]:
         compiled = program(
-            network, None, config, DistillConfig(), 1000, **NORMAL, classes=CLASSES, wrapper=wrapper
-        )
-        state = jax.tree.map(np.asarray, initial_state(variables, config, wrapper))
+            way.network(network), None, config, DistillConfig(), 1000, **NORMAL, classes=CLASSES,
+            wrapper=way.optimizer,
+        )  # fmt: skip
+        state = initial_state(way.variables, config, way.optimizer)
+        # Copied: every step overwrites its input's buffers.
+        state = jax.tree.map(np.asarray, state)
 
         def advance() -> None:
             nonlocal state
@@ -99,9 +125,4 @@ def steps_of(name: str, batch: int, precision: Any) -> dict[str, Callable[[], No
 
         return advance
 
-    masked = {**variables, "params": {WEIGHTS: variables["params"], MASKS: graph.full_masks()}}
-    falling = fisher.optimizer(graph, jp.Budget("params/2"))
-    return {
-        "plain": step(network, variables, same),
-        "Group Fisher": step(fisher.network(graph)(network), masked, falling),
-    }
+    return {method: step(way) for method, way in ways_of(graph, variables).items()}
