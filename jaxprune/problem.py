@@ -186,9 +186,7 @@ class Problem:
 
     def prunable(self) -> list[str]:
         """The groups that the budget lets get narrower."""
-        least = self.budget.bounds(self.graph)[0]
-        groups = zip(self.graph.names, least, self.graph.sizes, strict=True)
-        return [name for name, low, size in groups if low < size]
+        return self.budget.prunable(self.graph)
 
 
 class Selection(NamedTuple):

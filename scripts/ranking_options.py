@@ -47,7 +47,6 @@ from jaxprune.masks import Masks
 from jaxprune.methods import METHODS, Criterion
 from jaxprune.methods.ranking import Normaliser, select
 from jaxprune.methods.rounds import under_masks, with_masks
-from jaxprune.pipeline.evaluation import correct
 from jaxprune.pipeline.folder import problem_of
 from jaxprune.train.batchnorm import recalibrate
 
@@ -72,7 +71,7 @@ def main() -> None:
             network, with_masks(problem.variables, masks), images,
             mean=run.data.mean, std=run.data.std,
         )  # fmt: skip
-        return float(correct(run, network, fresh, heldout).mean())
+        return float(run.correct(network, fresh, heldout).mean())
 
     kinds = {name: kind for name, kind in METHODS.items() if issubclass(kind, Criterion)}
     rows = []

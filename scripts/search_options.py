@@ -46,7 +46,6 @@ from jaxprune import pipeline
 from jaxprune.budget import Budget
 from jaxprune.methods import Genetic, get
 from jaxprune.pipeline import stages
-from jaxprune.pipeline.evaluation import correct
 from jaxprune.problem import Method, Problem
 from jaxprune.search import SearchConfig
 from jaxprune.statistics import grams
@@ -95,7 +94,7 @@ def main() -> None:
                 errors.append(dropped @ judge[name] @ dropped)
         pruned = run.graph.slice(selection.variables, selection.masks)
         network = stages.student(run, pruned)
-        raw = float(correct(run, network, pruned.variables, run.data.heldout).mean())
+        raw = float(run.correct(network, pruned.variables, run.data.heldout).mean())
         fresh = recalibrate(
             network,
             pruned.variables,
@@ -103,7 +102,7 @@ def main() -> None:
             mean=run.data.mean,
             std=run.data.std,
         )
-        again = float(correct(run, network, fresh, run.data.heldout).mean())
+        again = float(run.correct(network, fresh, run.data.heldout).mean())
         rows.append(
             {"choice": label, "error": float(np.mean(errors)), "cut": raw, "recalibrated": again}
         )

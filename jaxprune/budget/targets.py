@@ -168,6 +168,10 @@ class Budget:
         raised = self._floors(model, low, high)
         return (raised if self.fits(model, raised) else low), high, step
 
+    def largest(self, model: CostModel) -> np.ndarray:
+        """The largest width of every group, int [G]; raises as `bounds`, and costs less."""
+        return self._hard_bounds(model)[1]
+
     def _hard_bounds(self, model: CostModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `bounds`, without the floor."""
         if self.widths:
@@ -226,6 +230,11 @@ class Budget:
         for quantity, most in self.limits_of(model).items():
             met &= within(costs[quantity], most)
         return met
+
+    def prunable(self, model: CostModel) -> list[str]:
+        """The groups that it lets get narrower."""
+        groups = zip(model.names, self.bounds(model)[0], model.sizes, strict=True)
+        return [name for name, low, size in groups if low < size]
 
     def widths_of(self, model: CostModel) -> list[np.ndarray]:
         """The allowed widths of every group, ascending."""

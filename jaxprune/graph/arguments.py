@@ -83,8 +83,8 @@ def require_gates(groups: Groups, gates: Mapping[str, Any], at: str) -> None:
             )
         elif name not in writers:
             raise ValueError(
-                f"gates of {name!r}, which is neither a group nor a kernel that writes one; the "
-                f"groups are {paths.listed(list(groups))}"
+                f"gates of {name!r}, which is neither a group nor a kernel that writes one; "
+                f"{paths.nearest(name, [*groups, *writers])}"
             )
 
 

@@ -42,9 +42,36 @@ def select(patterns: str | Iterable[str], names: Iterable[str]) -> list[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = _called(pattern, spellings)
         if not found:
-            raise ValueError(f"pattern {pattern!r} matches nothing; {_near(pattern, spellings)}")
+            known = [spelled[0] for spelled in spellings]
+            raise ValueError(f"pattern {pattern!r} matches nothing; {nearest(pattern, known)}")
         chosen.update(dict.fromkeys(found))
     return list(chosen)
+
+
+def nearest(pattern: str, names: Iterable[str], count: int = 6) -> str:
+    """Tells the nearest names, layers too, the parameters' before those of other collections."""
+    spellings = [(n, *_spellings(n)) for n in names]
+    if not spellings:
+        return "there is nothing to name"
+    matcher = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(pattern.lower().replace(".", "/"))
+
+    def likeness(spelled: str) -> float:
+        matcher.set_seq1(spelled.lower())
+        return matcher.ratio()
+
+    scores: dict[str, float] = {}
+    for _, whole, _ in spellings:
+        for spelled in whole:
+            if spelled not in scores:
+                tails = {spelled, spelled.partition("/")[2], spelled.rpartition("/")[2]}
+                scores[spelled] = max(likeness(tail) for tail in tails)
+    near = [n for n in scores if scores[n] > 0.5]
+    near.sort(key=lambda n: (not n.startswith("params/"), -scores[n]))
+    if near:
+        return f"the nearest names are {', '.join(near[:count])}"
+    known = sorted((s[0] for s in spellings), key=lambda n: not n.startswith("params/"))
+    return f"the names are {listed(known)}"
 
 
 def listed(names: Sequence[str], length: int = 300) -> str:
@@ -75,28 +102,3 @@ def _called(pattern: str, spellings: Sequence[Spelled]) -> list[str]:
             if found:
                 return found
     return []
-
-
-def _near(pattern: str, spellings: Sequence[Spelled], count: int = 6) -> str:
-    """The nearest names, layers too, the parameters' before those of other collections."""
-    if not spellings:
-        return "there is nothing to name"
-    matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(pattern.lower().replace(".", "/"))
-
-    def likeness(spelled: str) -> float:
-        matcher.set_seq1(spelled.lower())
-        return matcher.ratio()
-
-    scores: dict[str, float] = {}
-    for _, whole, _ in spellings:
-        for spelled in whole:
-            if spelled not in scores:
-                tails = {spelled, spelled.partition("/")[2], spelled.rpartition("/")[2]}
-                scores[spelled] = max(likeness(tail) for tail in tails)
-    near = [n for n in scores if scores[n] > 0.5]
-    near.sort(key=lambda n: (not n.startswith("params/"), -scores[n]))
-    if near:
-        return f"the nearest names are {', '.join(near[:count])}"
-    known = sorted((s[0] for s in spellings), key=lambda n: not n.startswith("params/"))
-    return f"the names are {listed(known)}"

@@ -142,7 +142,7 @@ class GroupFisher(Method):
 def met(graph: ChannelGraph, budget: Budget, masks: Mapping[str, Any]) -> bool:
     """Whether what the masks leave keeps to the budget."""
     widths = np.array(list(graph.widths(masks).values()))
-    return bool(budget.fits(graph, widths) and (widths <= budget.bounds(graph)[1]).all())
+    return bool(budget.fits(graph, widths) and (widths <= budget.largest(graph)).all())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -38,7 +38,6 @@ from jaxprune.report.answers import Answers, Part
 from jaxprune.report.answers import write as write_answers
 from jaxprune.report.progress import Advance, track
 from jaxprune.report.table import FIGURES, SHORT
-from jaxprune.train import evaluate as predictions
 from jaxprune.train.network import Network
 
 _PACKAGES = ("jaxprune", "jax", "flax", "optax", "evosax", "orbax-checkpoint")
@@ -145,26 +144,11 @@ def _answers(
         split = run.data.test.first(run.config.evaluation.images)
     right = {}
     for name, of in networks.items():
-        right[name] = correct(run, of.network, of.variables, split)
+        right[name] = run.correct(of.network, of.variables, split)
         advance(note=f"{name} {right[name].mean():.2%}")
     answers = Answers(part, run.data.name, _fingerprint(split), right)
     write_answers(run.folder, answers)
     return answers
-
-
-def correct(
-    run: Experiment, network: Network, variables: Variables, split: Split | Streamed
-) -> np.ndarray:
-    """Which of a split's images one of the run's networks classifies as labelled, bool [N]."""
-    return predictions.correct(
-        network,
-        variables,
-        split,
-        batch_size=run.config.evaluation.batch_size,
-        mean=run.data.mean,
-        std=run.data.std,
-        mesh=run.mesh,
-    )
 
 
 def _fingerprint(split: Split | Streamed) -> str:

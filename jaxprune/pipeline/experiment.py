@@ -26,13 +26,14 @@ from jaxprune import data, interop, latency, models
 from jaxprune import mesh as meshes
 from jaxprune.budget import Budget
 from jaxprune.config import RunConfig
-from jaxprune.data import Dataset, Split
+from jaxprune.data import Dataset, Split, Streamed
 from jaxprune.data.augment import normalize
 from jaxprune.files import read_json, write_json
 from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import sparse_training
 from jaxprune.report import tensorboard
 from jaxprune.report.progress import Advance, track
+from jaxprune.train.evaluate import correct
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
 from jaxprune.wrappers import Wrapper
@@ -78,10 +79,19 @@ class Experiment:
 
     def prunable(self) -> list[str]:
         """The groups that the budget lets get narrower."""
-        low, _, _ = self.budget.bounds(self.graph)
-        return [
-            n for n, lo, c in zip(self.graph.names, low, self.graph.sizes, strict=True) if lo < c
-        ]
+        return self.budget.prunable(self.graph)
+
+    def correct(self, network: Network, variables: Any, split: Split | Streamed) -> np.ndarray:
+        """Which of a split's images one of the run's networks classifies as labelled, bool [N]."""
+        return correct(
+            network,
+            variables,
+            split,
+            batch_size=self.config.evaluation.batch_size,
+            mean=self.data.mean,
+            std=self.data.std,
+            mesh=self.mesh,
+        )
 
     def batches(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> list[Batch]:
         """Normalised batches of equal size; the rest that fills no batch is left out."""

@@ -33,7 +33,6 @@ from jaxprune.problem import Selection
 from jaxprune.report import plots
 from jaxprune.statistics import grams
 from jaxprune.statistics import sensitivity as measure_sensitivity
-from jaxprune.train import evaluate as predictions
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
 from jaxprune.wrappers import keep_zeros
@@ -239,14 +238,7 @@ def with_new_statistics(run: Experiment, pruned: Pruned) -> Pruned:
             mean=run.data.mean,
             std=run.data.std,
         )
-        reached = predictions.correct(
-            network,
-            variables,
-            drawn,
-            batch_size=config.batch_size,
-            mean=run.data.mean,
-            std=run.data.std,
-        ).mean()
+        reached = run.correct(network, variables, drawn).mean()
     found = at_chance(float(reached), drawn.labels)
     if found and run.config.finetune.start == "kept":
         warn([f"with its BatchNorm statistics taken anew the network {found}: ask for less"])

@@ -71,7 +71,7 @@ def test_gates_may_look_at_the_channels_and_are_compiled_once(case):
 def test_gates_of_no_group_are_told(case):
     graph, fn, variables, x = case
     factor = lambda group, values, number: number  # noqa: E731
-    with pytest.raises(ValueError, match=r"'conv', which is neither a group nor a kernel .* group"):
+    with pytest.raises(ValueError, match=r"'conv', which is neither a group .* names are"):
         graph.gated(fn, factor)(variables, {"conv": 1.0}, x)
     kernel = graph.groups[graph.names[0]].writers[0]
     with pytest.raises(ValueError, match=f"{kernel} has a gate of its own where it writes"):
