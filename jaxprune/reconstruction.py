@@ -43,12 +43,7 @@ class Fit(NamedTuple):
     left: np.ndarray
 
 
-def taps_of(units: Any, taps: int) -> np.ndarray:
-    """The rows of `Moments` that belong to units, each with all of its taps."""
-    return (np.asarray(units)[:, None] * taps + np.arange(taps)).ravel()
-
-
-def least_squares(layer: Moments, kept: Any, damping: float = DAMPING) -> Fit:
+def least_squares(layer: Moments, kept: Any, damping: float | None = None) -> Fit:
     """The kernel of the kept units, and the shift, that give the target best.
 
     `argmin over W, b of E ‖y − W x_S − b‖² + ε ‖W − W_S‖²`, ε a fraction of x's mean variance.
@@ -58,9 +53,10 @@ def least_squares(layer: Moments, kept: Any, damping: float = DAMPING) -> Fit:
     Args:
       layer: the moments of a consumer.
       kept: the units that stay, ascending.
-      damping: ε in parts of the mean diagonal.
+      damping: ε in parts of the mean diagonal; `DAMPING` by default.
     """
-    rows = taps_of(kept, layer.taps)
+    damping = DAMPING if damping is None else damping
+    rows = layer.rows(kept)
     intercept = layer.outlet.path is not None
     second, cross = layer.centred()[:2] if intercept else (layer.second, layer.cross)
     old = layer.kernel[rows]
@@ -146,4 +142,4 @@ def _channels_first(consumer: Consumer) -> tuple[int, ...]:
     return (*first_axes, *rest)
 
 
-__all__ = ["DAMPING", "Fit", "least_squares", "refitted", "taps_of", "with_shift"]
+__all__ = ["DAMPING", "Fit", "least_squares", "refitted", "with_shift"]

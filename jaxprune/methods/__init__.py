@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxprune.methods.compensation import Compensation
 from jaxprune.methods.criteria import (
     L1,
     L2,
@@ -20,12 +21,15 @@ from jaxprune.methods.directional import SDprun
 from jaxprune.methods.genetic import Genetic
 from jaxprune.methods.greedy import Greedy
 from jaxprune.methods.group_fisher import GroupFisher
+from jaxprune.methods.lasso import Lasso
 from jaxprune.problem import Method, Problem, Selection
 
 METHODS: dict[str, type[Method]] = {
     "genetic": Genetic,
     "group_fisher": GroupFisher,
     "sdprun": SDprun,
+    "lasso": Lasso,
+    "compensation": Compensation,
     "greedy": Greedy,
     "random": Random,
     "l1": L1,
@@ -98,7 +102,7 @@ class _Own(Method):
 
 
 __all__ = [
-    "L1", "L2", "METHODS", "BatchNormScale", "Criterion", "Fisher", "Genetic", "GeometricMedian",
-    "Greedy", "GroupFisher", "Method", "Random", "SDprun", "Selection", "Taylor", "as_method",
-    "get", "name_of",
+    "L1", "L2", "METHODS", "BatchNormScale", "Compensation", "Criterion", "Fisher", "Genetic",
+    "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random", "SDprun", "Selection",
+    "Taylor", "as_method", "get", "name_of",
 ]  # fmt: skip

@@ -64,6 +64,10 @@ class Moments(NamedTuple):
     power: np.ndarray
     energy: float
 
+    def rows(self, units: Any) -> np.ndarray:
+        """The rows that belong to units, each with all of its taps."""
+        return (np.asarray(units)[:, None] * self.taps + np.arange(self.taps)).ravel()
+
     def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The covariances of x (U·T, U·T) and of x with y (U·T, O), and the variance of y (O,)."""
         covariance = self.second - np.outer(self.mean, self.mean)

@@ -36,6 +36,8 @@ BUDGET = Budget("params/3,macs/2")
 
 OPTIONS = {
     "genetic": {"search": SearchConfig(population=16, generations=8), "kept": (0.25, 0.5)},
+    "compensation": {"steps": 2, "floors": 2},
+    "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
     "group_fisher": {"interval": 1},
     "sdprun": {"budgeted": True, "epochs": 0.5},

@@ -1,0 +1,259 @@
+"""LASSO channel pruning (He, Zhang, Sun 2017, arXiv 1707.06168): select by LASSO, refit, layer on.
+
+From the first layer to the last: let `X_i` be what a consumer reads of unit i and `W_i` its kernel
+there, in the network as it is pruned so far, and Y what the consumer gave in the unpruned network
+at the same positions of the same images. Selection is
+
+    argmin over β of 1/(2N) ‖Y − Σ_i β_i X_i W_iᵀ‖² + λ ‖β‖₁,
+
+solved by coordinate descent from the last β (warm start) while λ doubles from the λ of the layer
+before until no more units are left than asked for, and then bisected until they are at most
+`tolerance` more. Reconstruction is least squares of Y on the kept X with intercept; kernel and bias
+are replaced. So the error that has piled up in front is corrected at each layer. At the end of a
+residual branch Y is `Y1 − Y1′ + Y2`, what the sum of shortcut and branch lacks.
+
+Follow one array: with the moments of the layer the LASSO needs no rows any more, but the matrix
+`A_ij = Σ_o E[(X_i W_iᵀ)_o (X_j W_jᵀ)_o]` of (units, units) and `b_i = Σ_o E[(X_i W_iᵀ)_o Y_o]`,
+both of centred values, since the refit has an intercept.
+
+Reconstructed: widths for a target (theirs were set by hand) come from the groups' sensitivity; all
+sampled positions take part in the LASSO, where the released code draws 400; of the units that a
+tolerance leaves too many, those with the least `|β_i| √A_ii` fall; a group that several layers
+read, as a residual sum, is selected for all of them at once, each error in parts of its output.
+Not here, since a selection holds masks of whole groups and not of single layers: the sampler in
+front of a block's first layer, which leaves the sum whole and has this one layer read a part of it,
+and its filter-wise alternative. `budget.groups="inner"` leaves sums whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.methods.widths import Rates, allocated, greedy_chooser
+from jaxprune.problem import Method, Problem, Selection
+from jaxprune.reconstruction import least_squares, refitted
+from jaxprune.statistics import grams
+from jaxprune.statistics.moments import Moments, moments, responses
+from jaxprune.statistics.outlets import outlets
+from jaxprune.statistics.sensitivity import KEPT
+
+SWEEPS, ACCURACY = 1000, 1e-5
+
+
+class Start(NamedTuple):
+    """What goes from layer to layer: the network, its masks, and where λ starts."""
+
+    variables: Any
+    masks: dict[str, jax.Array]
+    penalty: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lasso(Method):
+    """Selects each layer's channels by LASSO and refits what reads them."""
+
+    tolerance: float = 0.1
+    """Units above the width, in parts of it, at which the bisection of λ ends."""
+    alternate: bool = False
+    """Alternate: the kernel is refitted whenever λ has grown, not once at the end."""
+    rates: Rates = "sensitivity"
+    """How targets become widths.
+    Least predicted loss, one accuracy drop for all groups, or one fraction for all."""
+    kept: tuple[float, ...] = KEPT
+    """Kept fractions of a group's channels at which its sensitivity is measured, in (0, 1)."""
+    positions: int | None = 10
+    """Output positions of a consumer that are drawn from each image; None takes all of them."""
+
+    def __post_init__(self):
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"positions must be at least 1, not {self.positions}")
+
+    def prune(self, problem: Problem) -> Selection:
+        """Layer by layer: moments, LASSO, least squares.
+
+        The figures are the sensitivity, the λ, and the errors of each group's readers in parts of
+        their outputs' variance: before the refit and after.
+        """
+        graph, groups = problem.graph, problem.prunable()
+        matrices = grams(problem, groups=groups, positions=self.positions)
+        widths, curves = allocated(problem, greedy_chooser(matrices), self.rates, self.kept)
+        groups = [name for name in groups if widths[name] < graph.groups[name].size]
+        known = outlets(problem)
+        targets = responses(problem, positions=self.positions, known=known)
+        figures = {n: np.zeros(len(groups)) for n in ("penalty", "error", "error_refitted")}
+
+        def layer(carry: tuple[Start, Any], i: int) -> tuple[Start, Any]:
+            (variables, masks, penalty), found = carry
+            group = groups[i]
+            layers = moments(
+                problem.at(variables), groups=[group], masks=masks, positions=self.positions,
+                targets=targets, known=known,
+            )[group]  # fmt: skip
+            chosen, penalty = self.select(layers, widths[group], float(penalty))
+            before, after = [], []
+            for one in layers:
+                if not one.consumer.kernel_shape:
+                    continue  # a sum over the channels has no kernel to refit
+                fit = least_squares(one, chosen)
+                variables = refitted(graph, variables, group, one, chosen, fit)
+                before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
+                after.append(error(one, chosen, fit.kernel))
+            mask = np.zeros(graph.groups[group].size, np.float32)
+            mask[chosen] = 1
+            row = {"penalty": penalty, "error": before, "error_refitted": after}
+            found = {name: np.array(values) for name, values in found.items()}
+            for name, value in row.items():
+                found[name][i] = np.mean(value) if np.size(value) else 0.0
+            masks = {**masks, group: jnp.asarray(mask)}
+            return Start(variables, masks, np.asarray(penalty)), found
+
+        start = Start(problem.variables, graph.full_masks(), np.asarray(1e-3))
+        end, found = problem.run.loop("layers", layer, (start, figures), len(groups))
+        numbers = {
+            name: dict(zip(groups, values.tolist(), strict=True)) for name, values in found.items()
+        }
+        if curves is not None:
+            numbers = {"sensitivity": curves.accuracy, **numbers}
+        return Selection(end.masks, end.variables, numbers)
+
+    def select(
+        self, layers: Sequence[Moments], keep: int, penalty: float
+    ) -> tuple[np.ndarray, float]:
+        """The units that stay, ascending, and the λ that left them.
+
+        Args:
+          layers: the moments of what reads the group.
+          keep: how many units stay.
+          penalty: λ to start from.
+        """
+        problem = normal_equations(layers, [one.kernel for one in layers])
+        beta = np.ones(len(problem.cross), np.float32)
+        low, high = 0.0, penalty
+        while True:  # λ grows
+            after = descend(*problem.scaled(), jnp.float32(high), jnp.asarray(beta))
+            left = np.flatnonzero(np.asarray(after))
+            if len(left) <= keep:
+                break
+            low, high, beta = high, 2 * high, np.asarray(after)
+            if self.alternate:
+                problem = normal_equations(layers, [_refit(one, left) for one in layers])
+                beta = (beta != 0).astype(np.float32)
+        most = int((1 + self.tolerance) * keep)
+        for _ in range(40):
+            if keep <= len(left) <= most:
+                break
+            middle = (low + high) / 2
+            after = descend(*problem.scaled(), jnp.float32(middle), jnp.asarray(beta))
+            left = np.flatnonzero(np.asarray(after))
+            low, high = (middle, high) if len(left) > keep else (low, middle)
+        strength = np.abs(np.asarray(after)) * np.sqrt(np.diagonal(problem.gram))
+        if len(left) < keep:  # equal units fell at once: the next ones by what they explain alone
+            alone = np.abs(problem.cross) / np.sqrt(np.maximum(np.diagonal(problem.gram), 1e-30))
+            strength = np.where(strength > 0, strength + alone.max(), alone)
+        return np.sort(np.argsort(-strength, kind="stable")[:keep]), high
+
+
+class Quadratic(NamedTuple):
+    """The LASSO's normal equations: `A` (U, U) and `b` (U,), float64."""
+
+    gram: np.ndarray
+    cross: np.ndarray
+
+    def scaled(self) -> tuple[jax.Array, jax.Array]:
+        """In float32, `b` of order one: λ then is in parts of what the strongest unit explains."""
+        scale = max(float(np.abs(self.cross).max(initial=0)), 1e-30)
+        return jnp.asarray(self.gram / scale, jnp.float32), jnp.asarray(
+            self.cross / scale, jnp.float32
+        )
+
+
+def normal_equations(layers: Sequence[Moments], kernels: Sequence[np.ndarray]) -> Quadratic:
+    """Those of all readers of a group together, each in parts of its output's energy.
+
+    Args:
+      layers: the readers' moments.
+      kernels: (U·T, O) of each, by which β is a factor a unit.
+    """
+    gram: Any = 0.0
+    cross: Any = 0.0
+    for layer, kernel in zip(layers, kernels, strict=True):
+        covariance, with_target, _ = layer.centred()
+        taps = layer.taps
+        units = len(kernel) // taps
+        weight = 1 / max(layer.energy, 1e-30)
+        products = covariance * (kernel @ kernel.T)
+        gram = gram + weight * products.reshape(units, taps, units, taps).sum((1, 3))
+        cross = cross + weight * (with_target * kernel).reshape(units, -1).sum(1)
+    return Quadratic(gram, cross)
+
+
+@functools.partial(jax.jit, static_argnames=("sweeps",))
+def descend(
+    gram: jax.Array, cross: jax.Array, penalty: jax.Array, beta: jax.Array, sweeps: int = SWEEPS
+) -> jax.Array:
+    """`argmin over β of ½ βᵀAβ − bᵀβ + λ ‖β‖₁` by cyclic coordinate descent, (U,).
+
+    Args:
+      gram: A (U, U), positive semidefinite.
+      cross: b (U,).
+      penalty: λ.
+      beta: where it starts.
+      sweeps: over all coordinates, at most; it ends when none moves by more than 1e-5 of the
+        largest.
+    """
+    own = jnp.diagonal(gram)
+
+    def coordinate(i: Any, state: Any) -> Any:
+        beta, left, moved = state  # left: b − A β
+        pull = left[i] + own[i] * beta[i]
+        new = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - penalty, 0)
+        new = jnp.where(own[i] > 0, new / jnp.where(own[i] > 0, own[i], 1), 0)
+        step = new - beta[i]
+        return beta.at[i].set(new), left - gram[i] * step, jnp.maximum(moved, jnp.abs(step))
+
+    def sweep(state: Any) -> Any:
+        beta, _, _, n = state
+        left = cross - jnp.matmul(gram, beta, precision="highest")
+        start = (beta, left, jnp.zeros((), beta.dtype))
+        beta, _, moved = jax.lax.fori_loop(0, beta.size, coordinate, start)
+        return beta, moved, jnp.max(jnp.abs(beta)), n + 1
+
+    def moving(state: Any) -> Any:
+        _, moved, largest, n = state
+        return (n < sweeps) & (moved > ACCURACY * jnp.maximum(largest, 1e-30))
+
+    one = jnp.ones((), beta.dtype)
+    return jax.lax.while_loop(moving, sweep, (beta, one, one, 0))[0]
+
+
+def _refit(layer: Moments, kept: np.ndarray) -> np.ndarray:
+    """The kernel of one layer after a refit over the kept units, each of its first norm again."""
+    rows = layer.rows(kept)
+    fitted = np.zeros_like(layer.kernel)
+    fitted[rows] = least_squares(layer, kept).kernel
+    units = len(fitted) // layer.taps
+    before, after = (
+        np.linalg.norm(k.reshape(units, -1), axis=1) for k in (layer.kernel, fitted)
+    )  # fmt: skip
+    factor = np.where(after > 0, before / np.where(after > 0, after, 1), 0)
+    return fitted * np.repeat(factor, layer.taps)[:, None]
+
+
+def error(layer: Moments, kept: np.ndarray, kernel: np.ndarray) -> float:
+    """What a kernel (K·T, O) of the kept units leaves of the target's variance, as a fraction.
+
+    The best shift of the output is taken for granted.
+    """
+    rows = layer.rows(kept)
+    covariance, cross, variance = layer.centred()
+    explained = 2 * cross[rows] - covariance[np.ix_(rows, rows)] @ kernel
+    return float(1 - np.sum(explained * kernel) / max(variance.sum(), 1e-30))
