@@ -59,6 +59,7 @@ from jaxprune.kernels import accelerate
 from jaxprune.kernels.blocks import Blocks
 from jaxprune.mesh import MeshConfig
 from jaxprune.methods import (
+    CACP,
     L1,
     L2,
     BatchNormScale,
@@ -90,7 +91,7 @@ outside.accelerated, outside.drawn, outside.text = accelerate, found.drawn, foun
 __version__ = "0.1.0"
 
 __all__ = [
-    "L1", "L2", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig", "ChannelGraph",
+    "CACP", "L1", "L2", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig", "ChannelGraph",
     "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig", "EvaluationConfig",
     "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy", "Group", "GroupFisher",
     "Lasso", "Member", "MeshConfig", "Method", "ModelConfig", "OptimizerConfig", "Problem",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxprune.methods.cacp import CACP
 from jaxprune.methods.compensation import Compensation
 from jaxprune.methods.criteria import (
     L1,
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "sdprun": SDprun,
     "lasso": Lasso,
     "compensation": Compensation,
+    "cacp": CACP,
     "greedy": Greedy,
     "random": Random,
     "l1": L1,
@@ -102,7 +104,7 @@ class _Own(Method):
 
 
 __all__ = [
-    "L1", "L2", "METHODS", "BatchNormScale", "Compensation", "Criterion", "Fisher", "Genetic",
-    "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random", "SDprun", "Selection",
-    "Taylor", "as_method", "get", "name_of",
+    "CACP", "L1", "L2", "METHODS", "BatchNormScale", "Compensation", "Criterion", "Fisher",
+    "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random", "SDprun",
+    "Selection", "Taylor", "as_method", "get", "name_of",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from jaxprune.methods import METHODS
 from jaxprune.pipeline.folder import problem_of
 from jaxprune.problem import Problem, cross_entropy
 from jaxprune.search import SearchConfig
+from jaxprune.search.ddpg import DDPGConfig
 from jaxprune.train.memory import MemoryRun
 from jaxprune.train.state import TrainConfig
 
@@ -36,6 +37,15 @@ BUDGET = Budget("params/3,macs/2")
 
 OPTIONS = {
     "genetic": {"search": SearchConfig(population=16, generations=8), "kept": (0.25, 0.5)},
+    "cacp": {
+        "rates": (0.5,),
+        "warmup": 2,
+        "episodes": 2,
+        "batch": 2,
+        "beam": 1,
+        "beam_rounds": 0,
+        "ddpg": DDPGConfig(hidden=8),
+    },  # fmt: skip
     "compensation": {"steps": 2, "floors": 2},
     "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
