@@ -41,6 +41,8 @@ TABLES = (
     "gram",
     "population",
     "training_methods",
+    "group_fisher",
+    "reconstruction",
     "convolutions",
     "sliced",
     "predictors",

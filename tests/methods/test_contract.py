@@ -45,7 +45,7 @@ OPTIONS = {
         "beam": 1,
         "beam_rounds": 0,
         "ddpg": DDPGConfig(hidden=8),
-    },  # fmt: skip
+    },
     "compensation": {"steps": 2, "floors": 2},
     "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
