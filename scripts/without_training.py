@@ -62,8 +62,8 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.data = data.load("cifar10", heldout=args.heldout)
-        self.pixels = {"mean": self.data.mean, "std": self.data.std}
-        self.module = models.build("vgg16", num_classes=10, input_shape=SHAPE)
+        self.pixels: dict[str, Any] = {"mean": self.data.mean, "std": self.data.std}
+        self.module: Any = models.build("vgg16", num_classes=10, input_shape=SHAPE)
         self.variables = interop.from_torch(args.weights, self.module)
         network = models.network(self.module)
 

@@ -139,7 +139,7 @@ class Compensation(Method):
             at = i % len(groups)
             if at == 0:
                 state["widths"] = widest.copy()
-            fall = start * (state["least"] + state["most"]) / 2
+            fall = start * float(state["least"] + state["most"]) / 2
             floor = start - (at + 1) * fall / len(groups)
             state["widths"] = self._narrowed(state["widths"], places[at], allowed, floor, score)
             state["floors"][at] = floor

@@ -141,7 +141,7 @@ def learn(agent: Agent, replay: Replay, key: jax.Array, steps: int, config: DDPG
         slow: Any = optax.incremental_update(
             (actor, critic), (agent.slow_actor, agent.slow_critic), config.tracking
         )
-        return Agent(actor, critic, *slow, actor_state, critic_state), None
+        return Agent(actor, critic, slow[0], slow[1], actor_state, critic_state), None
 
     return jax.lax.scan(step, agent, jax.random.split(key, steps))[0]
 

@@ -1,0 +1,28 @@
+r"""VGG-16 on CIFAR-10 by conditional automated channel pruning (Liu et al. 2020): one agent.
+
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg16.py
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg16_cacp.py --from runs/cifar10_vgg16
+
+The second takes over the unpruned network of the first. 300 random episodes and 500 that learn, at
+30, 50 and 70 % of the MACs, as in the paper; then the widths of half of them, and those of all
+three rates among the figures. The paper trains the pruned network for 200 epochs at 0.01, with a
+cosine.
+
+Time: meant for an accelerator, on which it has not run.
+Result: none yet of this config; what ran is the method on the digits (`configs/digits_vgg.py`).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("cifar10_vgg16.py"))
+config = replace(
+    base,
+    name="cifar10_vgg16_cacp",
+    budget=jp.Budget("macs/2"),
+    method=jp.CACP(),
+    finetune=replace(base.finetune, epochs=200),
+    distill=jp.DistillConfig(attention=0.0),
+)

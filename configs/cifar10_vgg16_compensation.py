@@ -1,0 +1,34 @@
+r"""VGG-16 on CIFAR-10 by pruning with compensation (Xie et al. 2021), with no training at all.
+
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg16.py
+    TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg16_compensation.py --from runs/cifar10_vgg16
+
+The second takes over the unpruned network of the first, and is done when it is pruned: the
+fine-tune has no epochs. A fifth of the training images calibrate, as in the paper's code, which
+its abstract calls a tenth. The widths are found under a falling floor of the accuracy on held-out
+images, to half of the MACs. With weights that were trained in PyTorch in place of the training:
+
+    jaxprune run configs/cifar10_vgg16_compensation.py --model.weights FILE.safetensors \
+        --data.heldout IDS.txt --calibration.images 1000
+
+Time: meant for an accelerator, on which it has not run.
+Result: none of the whole config. What ran is statistics, ranking and compensation at given widths,
+with 1,000 images: `scripts/without_training.py` holds the accuracies.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jaxprune as jp
+
+base = jp.load_config(Path(__file__).with_name("cifar10_vgg16.py"))
+config = replace(
+    base,
+    name="cifar10_vgg16_compensation",
+    budget=jp.Budget("macs/2"),
+    method=jp.Compensation(),
+    calibration=jp.CalibrationConfig(images=9000, batch_size=250),
+    finetune=replace(base.finetune, epochs=0),
+    distill=jp.DistillConfig(attention=0.0),
+    controls=(),
+)
