@@ -7,7 +7,7 @@ FILE has the weights of a VGG-16 with BatchNorm that was trained on CIFAR-10 in 
 training images calibrate; of the held-out ones the first choose the widths (sensitivity, one
 selection for all methods, so that rows differ in channels and repair alone) and the last measure.
 The test part is not read. Each network is measured as the method leaves it, and with its BatchNorm
-statistics taken anew from the calibration images. Rows that `--out` has are not done again.
+statistics taken anew from 512 of the calibration images. Rows that `--out` has are not done again.
 
 `merging` is neuron merging (Kim et al. 2020): each of the filters that L1 drops goes to the kept
 one of the nearest direction, with the ratio of their norms behind BatchNorm, if their cosine is
@@ -50,6 +50,7 @@ from jaxprune.train.evaluate import correct
 TARGETS = ("macs/2", "macs/3", "params/8")
 KEPT = (0.1, 0.25, 0.5, 0.75)
 SHAPE = (32, 32, 3)
+RECALIBRATION = 512  # images of new BatchNorm statistics
 MERGED = 0.1  # cosine above which a filter is merged
 
 Layers = dict[str, list[Moments]]
@@ -81,6 +82,8 @@ class Bench:
             key=jax.random.key(0),
             heldout=self.batches(self.data.heldout.take(held[: args.choosing]), 100),
         )  # fmt: skip
+        self.networks: dict[tuple[int, ...], Any] = {}
+        self.positions = args.positions
         self.shared: dict[str, Any] = {}
 
     def batches(self, split: Any, size: int) -> list[Any]:
@@ -95,7 +98,7 @@ class Bench:
 
     def moments(self) -> Layers:
         if "moments" not in self.shared:
-            self.shared["moments"] = moments(self.problem)
+            self.shared["moments"] = moments(self.problem, positions=self.positions)
         return self.shared["moments"]
 
     def grams(self) -> dict[str, np.ndarray]:
@@ -122,8 +125,13 @@ class Bench:
     def accuracies(self, variables: Any, masks: dict[str, Any]) -> tuple[float, float]:
         """Of the small network, as it is and with BatchNorm statistics taken anew."""
         pruned = self.problem.graph.slice(variables, masks)
-        network = models.network(models.from_pruned(self.module, pruned))
-        anew = recalibrate(network, pruned.variables, self.calibration.images, **self.pixels)
+        shape = tuple(pruned.widths.values())
+        if shape not in self.networks:  # all methods of one target share what is compiled
+            module = models.from_pruned(self.module, pruned)
+            self.networks[shape] = models.network(module)
+        network = self.networks[shape]
+        images = self.calibration.images[:RECALIBRATION]
+        anew = recalibrate(network, pruned.variables, images, **self.pixels)
         first, second = (
             correct(network, v, self.measured, batch_size=250, **self.pixels).mean()
             for v in (pruned.variables, anew)
@@ -132,7 +140,7 @@ class Bench:
 
 
 def lasso(bench: Bench, widths: Widths) -> Network:
-    found = jp.Lasso().prune(bench.at(widths))
+    found = jp.Lasso(positions=bench.positions).prune(bench.at(widths))
     return found.variables, found.masks
 
 
@@ -228,6 +236,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=1000)
     parser.add_argument("--choosing", type=int, default=500)
     parser.add_argument("--measuring", type=int, default=4500)
+    parser.add_argument("--positions", type=int, default=10)
     parser.add_argument("--batch", type=int, default=250)
     args = parser.parse_args()
     lines = args.out.read_text().splitlines() if args.out.exists() else []
