@@ -62,6 +62,7 @@ from jaxprune.methods import (
     CACP,
     L1,
     L2,
+    UCP,
     BatchNormScale,
     Compensation,
     Criterion,
@@ -91,12 +92,12 @@ outside.accelerated, outside.drawn, outside.text = accelerate, found.drawn, foun
 __version__ = "0.1.0"
 
 __all__ = [
-    "CACP", "L1", "L2", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig", "ChannelGraph",
-    "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig", "EvaluationConfig",
-    "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy", "Group", "GroupFisher",
-    "Lasso", "Member", "MeshConfig", "Method", "ModelConfig", "OptimizerConfig", "Problem",
-    "Pruned", "Random", "RecalibrationConfig", "Retraining", "Run", "RunConfig", "SDprun",
-    "Schedule", "SearchConfig", "Selection", "SparsityConfig", "Taylor", "TrainConfig",
+    "CACP", "L1", "L2", "UCP", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig",
+    "ChannelGraph", "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig",
+    "EvaluationConfig", "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy", "Group",
+    "GroupFisher", "Lasso", "Member", "MeshConfig", "Method", "ModelConfig", "OptimizerConfig",
+    "Problem", "Pruned", "Random", "RecalibrationConfig", "Retraining", "Run", "RunConfig",
+    "SDprun", "Schedule", "SearchConfig", "Selection", "SparsityConfig", "Taylor", "TrainConfig",
     "ValidationConfig", "accelerate", "batchnorm_l1", "cost", "functional", "group_lasso",
     "interop", "load", "load_config", "methods", "models", "prune", "save", "trace",
 ]  # fmt: skip

@@ -23,11 +23,13 @@ from jaxprune.methods.genetic import Genetic
 from jaxprune.methods.greedy import Greedy
 from jaxprune.methods.group_fisher import GroupFisher
 from jaxprune.methods.lasso import Lasso
+from jaxprune.methods.uniform import UCP
 from jaxprune.problem import Method, Problem, Selection
 
 METHODS: dict[str, type[Method]] = {
     "genetic": Genetic,
     "group_fisher": GroupFisher,
+    "ucp": UCP,
     "sdprun": SDprun,
     "lasso": Lasso,
     "compensation": Compensation,
@@ -104,7 +106,7 @@ class _Own(Method):
 
 
 __all__ = [
-    "CACP", "L1", "L2", "METHODS", "BatchNormScale", "Compensation", "Criterion", "Fisher",
+    "CACP", "L1", "L2", "METHODS", "UCP", "BatchNormScale", "Compensation", "Criterion", "Fisher",
     "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random", "SDprun",
     "Selection", "Taylor", "as_method", "get", "name_of",
 ]  # fmt: skip

@@ -50,6 +50,7 @@ OPTIONS = {
     "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
     "group_fisher": {"interval": 1},
+    "ucp": {"budgeted": True},
     "sdprun": {"budgeted": True, "epochs": 0.5},
 }
 """Settings that make a method quick; all others run with their own defaults."""
@@ -68,7 +69,7 @@ def run(tmp_path_factory):
             protect=(PROTECTED,),
             calibration=CalibrationConfig(images=64, batch_size=32),
             validation=ValidationConfig(images=64, batch_size=64),
-            finetune=FinetuneConfig(**vars(training)),
+            finetune=FinetuneConfig(**vars(training) | {"epochs": 0.5}),
         )
     )
 

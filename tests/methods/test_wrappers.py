@@ -17,6 +17,7 @@ from jaxprune.checkpoint import restore_tree, save_tree
 from jaxprune.methods import GroupFisher, SDprun
 from jaxprune.methods.rounds import split_masks, under_masks, with_masks
 from jaxprune.methods.sparse_training import batchnorm_l1, group_lasso
+from jaxprune.methods.uniform import GATES, fresh_gates, gated
 from jaxprune.train.network import Network, Output
 from jaxprune.train.state import TrainState
 from jaxprune.wrappers import MASKS, WEIGHTS, Wrapper, keep_zeros, same
@@ -54,6 +55,19 @@ def with_zeros(variables):
     return {**variables, "params": {**variables["params"], "second": second}}
 
 
+def with_gates(graph):
+    def begin(variables, masks):
+        weights = variables["params"]
+        gates = fresh_gates(graph, weights, jax.random.key(0))
+        return {**variables, "params": {WEIGHTS: weights, GATES: gates}}
+
+    return begin
+
+
+def without_gates(variables):
+    return {**variables, "params": variables["params"][WEIGHTS]}, None
+
+
 def growing(strength):
     return optax.linear_schedule(0.0, strength, 4)
 
@@ -68,6 +82,7 @@ WRAPPERS: dict[str, Callable[[jp.ChannelGraph], Wrapped]] = {
         with_mask_parameters,
         split_mask_parameters,
     ),
+    "ucp": lambda graph: Wrapped(network=gated(graph), begin=with_gates(graph), end=without_gates),
     "sdprun": lambda graph: Wrapped(
         optimizer=SDprun(c=0.5, drops=(0.5,)).optimizer(graph, 6), follows="accumulated"
     ),
@@ -181,8 +196,11 @@ def test_a_wrapper_resumes_is_cut_and_compiles_once(name, tmp_path):
     masks = some if masks is None else masks
     assert all((masks[n] <= some[n]).all() for n in some)
     pruned = graph.slice(dense, masks)
-    momentum = optax.tree.get(whole.opt_state, wrapped.follows)
-    cut = optax.tree.get(pruned.cut(whole.opt_state), wrapped.follows)
+    momentum, cut = (
+        optax.tree.get(state, wrapped.follows)
+        for state in (whole.opt_state, pruned.cut(whole.opt_state))
+    )
+    momentum, cut = (tree.get(WEIGHTS, tree) for tree in (momentum, cut))
     assert jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, pruned.variables["params"])
     expected = graph.slice({**dense, "params": momentum}, masks).variables["params"]
     jax.tree.map(np.testing.assert_array_equal, cut, expected)
