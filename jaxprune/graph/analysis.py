@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.graph.blocks import Block, Node, Work, owned
+from jaxprune.graph.blocks import Block, Node, Work, in_custom_rule
 from jaxprune.graph.constants import Known, known_constant, known_results
 from jaxprune.graph.labels import PLAIN, Channels, Ids, Labels
 from jaxprune.graph.means import Division, Divisor, Sums, add_up, fold, number_of
@@ -45,7 +45,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Own:
+class CustomRule:
     """A function with its own derivative rule, for `calls/entries.py`.
 
     Attributes:
@@ -79,7 +79,7 @@ class Analysis:
       written: ids of variables in the order in which contractions write with them.
       read: ids of variables that contractions read along.
       work: the contractions, for the cost model.
-      own: the functions with their own derivative rules, those inside others aside.
+      custom_rules: the functions with their own derivative rules, those inside others aside.
       added: ids at which two values that depend on the inputs are added, each with ids of its own.
       around: the calls whose bodies hold what is walked now, outermost first.
       repeats: how often what is walked now runs, for the cost model.
@@ -95,7 +95,7 @@ class Analysis:
     written: list[Ids] = field(default_factory=list)
     read: list[Ids] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
-    own: list[Own] = field(default_factory=list)
+    custom_rules: list[CustomRule] = field(default_factory=list)
     added: list[Ids] = field(default_factory=list)
     _sums: list[tuple[tuple[Ids, ...], Reason]] = field(default_factory=list)
     _normalised: list[tuple[int, Ids]] = field(default_factory=list)
@@ -182,7 +182,7 @@ class Analysis:
             self._notice_normalisation(operands, relation)
             inside = (why for along, why in (self._sums[s] for s in sorted(sums)) if not along)
             if (why := next(inside, None)) is not None:
-                self.channels.retell(mark, labels, why)
+                self.channels.put_reason_first(mark, labels, why)
         number = fold(eqn, numbers) if constant else None
         results = zip(relation.outs, known_results(eqn, [v.known for v in operands]), strict=True)
         return node, [Value(o, source, constant, sums, k, number, total) for o, k in results]
@@ -225,8 +225,8 @@ class Analysis:
 
     def _ledgers(self) -> tuple[list[Any], ...]:
         return (
-            self.written, self.read, self.work, self.own, self.added, self._sums, self._normalised,
-            self._means,
+            self.written, self.read, self.work, self.custom_rules, self.added, self._sums,
+            self._normalised, self._means,
         )  # fmt: skip
 
     def _notice_sum(self, operands: list[Value]) -> bool:
@@ -271,7 +271,7 @@ class Analysis:
                 continue
             summed = np.concatenate(along)
             if np.isin(roots[ids], roots[summed]).any():
-                if not allow_inexact or owned(reason.calls):
+                if not allow_inexact or in_custom_rule(reason.calls):
                     met = ids[np.isin(roots[ids], roots[summed])]  # such as those of the scale
                     self.channels.fix(np.append(summed, met), reason)
                 elif not np.isin(roots[summed], stuck).all():
@@ -279,7 +279,7 @@ class Analysis:
         for node, division, calls in self._means:
             found = (self._sums[s.sum][0] for s in division.sums if s.sum in opened)
             along = tuple(ids for axes in found for ids in axes)
-            if owned(calls):
+            if in_custom_rule(calls):
                 for ids in along:  # masks cannot come in between a function and its rule
                     self.channels.fix(
                         ids, Reason("a normalisation over the channels", node.eqn, calls)

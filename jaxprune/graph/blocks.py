@@ -119,7 +119,7 @@ class Block:
         for node in self.nodes:
             if node.emit is None:
                 yield node
-            whole = rules or not owned([node.eqn])
+            whole = rules or not in_custom_rule([node.eqn])
             for block in node.inner if whole else node.inner[:1]:
                 yield from block.all_nodes(rules)
 
@@ -128,7 +128,7 @@ class Block:
         return PLAIN if isinstance(atom, Literal) else self.labels[atom]
 
 
-def owned(calls: Sequence[Any]) -> bool:
+def in_custom_rule(calls: Sequence[Any]) -> bool:
     """Whether one of these calls is a function with its own derivative rule."""
     return any(eqn.primitive.name.startswith("custom_") for eqn in calls)
 

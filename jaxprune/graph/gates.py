@@ -73,13 +73,13 @@ def require_gateable(
         numbers = np.unique(np.searchsorted(ends, units[units >= 0], side="right"))
         return {name for g, name in enumerate(groups) if g in numbers}
 
-    for own in analysis.own:
-        ins, outs, made = own.node.relation.ins, own.node.relation.outs, own.node.made
+    for rule in analysis.custom_rules:
+        ins, outs, made = rule.node.relation.ins, rule.node.relation.outs, rule.node.made
         outside = groups_of(outs[m.result].tracked[m.axes] for m in made)
-        given = (labels for labels, fixed in zip(ins, own.constant, strict=True) if not fixed)
+        given = (labels for labels, fixed in zip(ins, rule.constant, strict=True) if not fixed)
         added = groups_of(ids for labels in given for ids in labels.tracked.values())
         together = {kernel for m in made if len(m.kernels) > 1 for kernel in m.kernels}
-        for node in own.node.inner[0].all_nodes(rules=False):
+        for node in rule.node.inner[0].all_nodes(rules=False):
             for name in groups_of(node.written()):
                 if name not in names and node.kernel not in names:
                     continue

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprune.graph.analysis import Analysis
 from jaxprune.graph.cost import Term
-from jaxprune.graph.kinds import tell
+from jaxprune.graph.kinds import find_kinds
 from jaxprune.graph.labels import Ids
 
 
@@ -88,7 +88,7 @@ def group_channels(analysis: Analysis, names: Names | None = None) -> Grouping:
     stuck[list(reasons)] = True
     order = _writing_order(analysis, axes)
     reads = _read_axes(analysis, axes)
-    kinds = tell(analysis, roots, axes)
+    kinds = find_kinds(analysis, roots, axes)
     added = np.zeros(analysis.channels.count, bool)
     added[roots[np.concatenate(analysis.added)] if analysis.added else []] = True
     found = []

@@ -92,8 +92,8 @@ def _interleaved(positions: np.ndarray) -> bool:
     return bool((distances == distances[0]).all() and distances[0, -1] >= positions.shape[1])
 
 
-def tell(analysis: Analysis, roots: np.ndarray, axes: Sequence[Axis]) -> Kinds:
-    """Goes through the products of two activations, the first word on a class first."""
+def find_kinds(analysis: Analysis, roots: np.ndarray, axes: Sequence[Axis]) -> Kinds:
+    """From the products of two activations; the first that has a class as heads decides on it."""
     count = int(roots.max(initial=-1)) + 1
     heads, summed = np.zeros(count, int), np.zeros(count, int)
     width, sides = np.zeros(count, bool), np.full((count, 2), -1)

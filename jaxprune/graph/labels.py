@@ -108,7 +108,9 @@ class Channels:
         """Fixes ids: they are never pruned. `reason` says what forbids it."""
         self._fixed.append((np.unique(ids), reason))
 
-    def retell(self, mark: tuple[int, int, int], labels: Iterable[Labels], reason: Reason) -> None:
+    def put_reason_first(
+        self, mark: tuple[int, int, int], labels: Iterable[Labels], reason: Reason
+    ) -> None:
         """Puts `reason` before those that fix single axes of `labels` since `mark`."""
         later = [ids for ids, _ in self._fixed[mark[2] :]]
         for held in labels if later else ():

@@ -4,7 +4,7 @@ Moving units says of every array that holds them what moves there: the r-th posi
 row-major order, gets what was at the r-th position of unit `order[i]`. That is sound where
 
 * every array holds each unit of the group equally often, so that there is an r-th position of each;
-* each equation makes of moved operands the moved result.
+* each equation gives the moved result where its operands are moved.
 
 What acts entry by entry, contracts, or reduces over other axes does: tied axes hold the same units
 at the same positions. What only moves entries does, where the r-th position of one unit goes where

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune.graph import ChannelGraph
-from jaxprune.graph.analysis import Block, Node, owned
+from jaxprune.graph.analysis import Block, Node, in_custom_rule
 from jaxprune.graph.interpret import Sliced
 from jaxprune.graph.labels import PLAIN, Ids, Labels, sliced_shape
 
@@ -200,7 +200,7 @@ def _run(steps: Sequence[Step], env: dict[Slot, Any], how: Sliced) -> dict[Slot,
 def _nodes(node: Node) -> Iterator[Node]:
     if node.emit is None:
         yield node
-    for block in node.inner[:1] if owned([node.eqn]) else node.inner:
+    for block in node.inner[:1] if in_custom_rule([node.eqn]) else node.inner:
         yield from block.all_nodes(rules=False)
 
 

@@ -137,10 +137,10 @@ class Genetic(Method):
         return fixed
 
 
-def consumer_of(layer: Moments) -> refit.Consumer:
+def consumer_of(layer: Moments) -> refit.Regression:
     """A consumer as the search judges it after its refit, which takes up a shift where it can."""
     second = layer.second if layer.outlet.path is None else layer.centred()[0]
-    return refit.Consumer(
+    return refit.Regression(
         jnp.asarray(second, jnp.float32),
         jnp.asarray(layer.kernel.T, jnp.float32),
         1 / max(layer.energy, 1e-30),

@@ -3,12 +3,12 @@
 from jaxprune.search.bound import lower_bounds
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
-from jaxprune.search.refit import Consumer, refit_error
+from jaxprune.search.refit import Regression, refit_error
 from jaxprune.search.run import SearchConfig, SearchResult, search_groups
 from jaxprune.search.swaps import swap_descent, tabu_search
 
 __all__ = [
-    "Consumer",
+    "Regression",
     "SearchConfig",
     "SearchResult",
     "block_diagonal",

@@ -22,8 +22,8 @@ from jaxprune.reconstruction import DAMPING
 _dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Consumer(NamedTuple):
-    """One layer that reads the group: its Hessian `H = E[x xᵀ]`, kernel and weight in the sum."""
+class Regression(NamedTuple):
+    """That of one consumer of the group: its Hessian `H = E[x xᵀ]`, kernel, weight in the sum."""
 
     hessian: Array  # [C k, C k], the k taps of a channel side by side
     kernel: Array  # [O, C k]
@@ -54,7 +54,7 @@ def _split(mask: Array, keep: int) -> tuple[Array, Array]:
     return kept, dropped
 
 
-def refit_error(mask: Array, consumer: Consumer, keep: int) -> Array:
+def refit_error(mask: Array, consumer: Regression, keep: int) -> Array:
     """Output error of a kept set S with the refitted kernel, without the consumer's weight.
 
     `min over W' on S of tr((W - W') H (W - W')ᵀ) = tr(W_D (H_DD - H_DS H_SS⁻¹ H_SD) W_Dᵀ)`, D the
@@ -78,12 +78,12 @@ def refit_error(mask: Array, consumer: Consumer, keep: int) -> Array:
 
 
 @partial(jax.jit, static_argnames=("keep",))
-def total_error(mask: Array, consumers: Sequence[Consumer], keep: int) -> Array:
+def total_error(mask: Array, consumers: Sequence[Regression], keep: int) -> Array:
     """Weighted sum of `refit_error` over a group's consumers."""
     return jnp.sum(jnp.stack([c.weight * refit_error(mask, c, keep) for c in consumers]))
 
 
-def _inverse(mask: Array, consumer: Consumer, keep: int) -> tuple[Array, Array, Array]:
+def _inverse(mask: Array, consumer: Regression, keep: int) -> tuple[Array, Array, Array]:
     """Rows of the kept taps, the inverse of their block, and the refitted kernel there."""
     rows = _taps_of(jnp.nonzero(mask, size=keep)[0], consumer.taps(mask.size))
     block = _damped(consumer.hessian, rows)
@@ -95,11 +95,11 @@ def _inverse(mask: Array, consumer: Consumer, keep: int) -> tuple[Array, Array, 
     return rows, inverse, consumer.kernel[:, rows] + shift
 
 
-def _spread(mask: Array, consumer: Consumer) -> Array:
+def _spread(mask: Array, consumer: Regression) -> Array:
     return jnp.repeat(mask, consumer.taps(mask.size))
 
 
-def _gains(mask: Array, consumer: Consumer, keep: int) -> Array:
+def _gains(mask: Array, consumer: Regression, keep: int) -> Array:
     """What bringing one dropped channel back takes off the error, [C]: exact up to damping.
 
     `tr(B_i S_i⁻¹ B_iᵀ)` with the residual's correlation `B = (W - W') H` and the Schur block
@@ -122,7 +122,7 @@ def _gains(mask: Array, consumer: Consumer, keep: int) -> Array:
     return _weighted_squares(left, schur)
 
 
-def _losses(mask: Array, consumer: Consumer, keep: int) -> Array:
+def _losses(mask: Array, consumer: Regression, keep: int) -> Array:
     """What dropping one kept channel adds to the error, [keep] in the order of the kept channels.
 
     Optimal brain surgeon's block form: `tr(W'_j ([H_SS⁻¹]_jj)⁻¹ W'_jᵀ)`, W' the refitted kernel.
@@ -153,7 +153,7 @@ def _weighted_squares(rows: Array, blocks: Array) -> Array:
 
 @partial(jax.jit, static_argnames=("keep", "max_swaps"))
 def refit_swaps(
-    mask: Array, consumers: Sequence[Consumer], keep: int, max_swaps: int
+    mask: Array, consumers: Sequence[Regression], keep: int, max_swaps: int
 ) -> tuple[Array, Array]:
     """Exchanges channels while the error after refit falls, at most `max_swaps` times.
 
@@ -188,7 +188,7 @@ def refit_swaps(
 
 
 @partial(jax.jit, static_argnames=("keep",))
-def best_of(masks: Array, consumers: Sequence[Consumer], keep: int) -> Array:
+def best_of(masks: Array, consumers: Sequence[Regression], keep: int) -> Array:
     """Of masks [M, C] of `keep` ones each, the one with the lowest error after refit."""
     errors = jax.lax.map(lambda mask: total_error(mask, consumers, keep), masks)
     return masks[jnp.argmin(errors)]

@@ -131,7 +131,7 @@ def search_groups(
     keep: Mapping[str, int],
     key: Array,
     config: SearchConfig | None = None,
-    consumers: Mapping[str, Sequence[refit.Consumer]] | None = None,
+    consumers: Mapping[str, Sequence[refit.Regression]] | None = None,
 ) -> SearchResult:
     """Finds, for every group, the `keep[group]` channels whose absence hurts the output least.
 
@@ -289,7 +289,7 @@ def _search(
 def _reconstruct(
     mask: np.ndarray,
     finalists: np.ndarray,
-    consumers: Sequence[refit.Consumer],
+    consumers: Sequence[refit.Regression],
     keep: int,
     max_swaps: int,
 ) -> tuple[np.ndarray, float, float]:

@@ -108,7 +108,7 @@ def grams(
 def _accumulator(
     graph: ChannelGraph, fn: Callable[..., Any], positions: int | None
 ) -> Callable[..., Any]:
-    """Cached, so that a network that is pruned in many rounds compiles once; few, to be freed."""
+    """Cached, so that a network pruned in many rounds compiles once; few, so that old ones go."""
 
     @jax.jit
     @accelerate

@@ -196,7 +196,7 @@ def _forward(
 ) -> tuple[Callable[..., Any], dict[str, Consumer]]:
     """The compiled pass over one batch, and the consumers, known after its first call.
 
-    Cached, so that a network that is pruned layer by layer compiles once; few, to be freed.
+    Cached, so that a network that is pruned layer by layer compiles once; few, so that old ones go.
     """
     consumers: dict[str, Consumer] = {}
 

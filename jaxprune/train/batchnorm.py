@@ -84,7 +84,7 @@ def recalibrate(
 def _step(
     train: Forward, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[..., tuple[list[jax.Array], list[jax.Array]]]:
-    """Cached, so that each network compiles once; a small cache, so that networks are freed."""
+    """Cached, so that each network compiles once; few, so that old ones go."""
 
     @jax.jit
     @accelerate

@@ -94,7 +94,7 @@ def _predict(
 def _logits(
     forward: Forward, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[..., jax.Array]:
-    """Cached, so that each network compiles once; a small cache, so that networks are freed."""
+    """Cached, so that each network compiles once; few, so that old ones go."""
 
     @jax.jit
     @accelerate

@@ -82,7 +82,7 @@ def program(
     per_epoch: int = 1,
     size: int | None = None,
 ) -> Program:
-    """Cached, so that a resumed training compiles nothing; few, for old networks to be freed.
+    """Cached, so that a resumed training compiles nothing; few, so that old ones go.
 
     On a mesh the batch is split over its `data` axis, and the state is on every device. Images are
     cropped to `size` pixels without a border where that is given.

@@ -126,9 +126,9 @@ def step_of(
 ) -> Callable[[], Any]:
     """One training step after another, each call one of them."""
     config = TrainConfig(epochs=1000, batch_size=batch, precision=precision.arrays)  # pyright: ignore
-    guide, weights = teacher or (None, None)
+    teaching, weights = teacher or (None, None)
     compiled = program(
-        network, guide, config, DistillConfig(), total=1000, classes=10, **NORMAL
+        network, teaching, config, DistillConfig(), total=1000, classes=10, **NORMAL
     )  # fmt: skip
     images = jnp.zeros((batch, *SHAPE), jnp.uint8)
     labels = jnp.arange(batch) % 10

@@ -120,12 +120,12 @@ def jax_calls(name: str, cut: int, batch: int, form: Callable[..., Any], precisi
 
     def step(variables: Any, state: Any, images: jax.Array, teacher: Any) -> Any:
         params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
-        guide = network.eval(teacher, images, None) if teacher else None
+        taught = network.eval(teacher, images, None) if teacher else None
 
         def loss(params: Any) -> Any:
             given = cast({"params": params, **rest}, config)
             out = network.train(given, images, jax.random.key(0))
-            return objective(out, labels, guide, DistillConfig(ATTENTION))[0], out.state
+            return objective(out, labels, taught, DistillConfig(ATTENTION))[0], out.state
 
         gradients, rest = jax.grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradients, state, params)

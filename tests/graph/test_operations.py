@@ -242,7 +242,7 @@ def test_taps_in_a_scan_see_each_step():
 
 
 def test_a_recurrent_network():
-    """The carry starts as zeros, which are free, and is tied to what the body makes of it."""
+    """The carry starts as zeros, which are free, and is tied to what the body gives."""
 
     def fn(v, x):
         def cell(carry, y):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune import reconstruction
-from jaxprune.search import Consumer, SearchConfig, refit, refit_error, search_groups
+from jaxprune.search import Regression, SearchConfig, refit, refit_error, search_groups
 from jaxprune.statistics.moments import Moments
 from jaxprune.statistics.outlets import Outlet
 
@@ -19,7 +19,7 @@ def layer(seed=0, channels=10, taps=3, outputs=6, samples=400):
     inputs = rng.normal(size=(samples, channels * taps)) @ (np.eye(channels * taps) + mixing)
     kernel = rng.normal(size=(outputs, channels * taps))
     hessian = inputs.T @ inputs / samples
-    return inputs, Consumer(jnp.asarray(hessian, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    return inputs, Regression(jnp.asarray(hessian, jnp.float32), jnp.asarray(kernel, jnp.float32))
 
 
 def refit_kernel(mask, consumer, keep):
@@ -61,8 +61,8 @@ def test_a_singular_hessian_stays_finite():
     dead = consumer.hessian.at[:6].set(0).at[:, :6].set(0)
     mask = jnp.arange(10) < 5
     for hessian in (consumer.hessian, dead):
-        assert np.isfinite(refit_error(mask, Consumer(hessian, consumer.kernel), 5))
-        assert np.isfinite(refit_kernel(mask, Consumer(hessian, consumer.kernel), 5)).all()
+        assert np.isfinite(refit_error(mask, Regression(hessian, consumer.kernel), 5))
+        assert np.isfinite(refit_kernel(mask, Regression(hessian, consumer.kernel), 5)).all()
 
 
 def test_block_formulas_equal_differences_of_the_error(monkeypatch):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.graph.analysis import Analysis, Own, Value
-from jaxprune.graph.blocks import Block, Node, differentiable, open_jaxpr, owned
+from jaxprune.graph.analysis import Analysis, CustomRule, Value
+from jaxprune.graph.blocks import Block, Node, differentiable, in_custom_rule, open_jaxpr
 from jaxprune.graph.calls.bodies import call
 from jaxprune.graph.interpret import Interpretation, Values, run
 from jaxprune.graph.labels import Labels
@@ -76,10 +76,10 @@ def _own(
     analysis: Analysis, node: Node, operands: list[Value], has_derivative: Sequence[bool]
 ) -> Node:
     """Remembers a function that is run under masks: one that is not inside of another."""
-    if not owned(analysis.around[:-1]):
+    if not in_custom_rule(analysis.around[:-1]):
         reason = analysis.reason("read in a function with its own derivative", node.eqn)
         constant = tuple(v.constant for v in operands)
-        analysis.own.append(Own(node, constant, tuple(has_derivative), reason))
+        analysis.custom_rules.append(CustomRule(node, constant, tuple(has_derivative), reason))
     return node
 
 

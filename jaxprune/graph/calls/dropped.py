@@ -59,7 +59,7 @@ def follow(block: Block, operands: Sequence[Effect], seen: list[Seen]) -> list[E
 
     def fetch(atom: Any, want: Labels) -> Effect:
         effect = constant(atom.val) if isinstance(atom, Literal) else env[atom]
-        return effect.brought(want)
+        return effect.at_labels(want)
 
     for node in block.nodes:
         relation = node.relation

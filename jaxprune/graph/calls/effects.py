@@ -1,4 +1,4 @@
-"""What one equation makes of a value that a mask has reached: numbers at the dropped channels.
+"""The value of one equation's results at the dropped channels, from that of its operands.
 
 Nothing is known behind an operation that is not listed here; `dropped.py` asks for all of a body.
 """
@@ -42,7 +42,7 @@ class Effect:
     at: Mapping[Axes, At] = field(default_factory=dict)
     number: float | None = None
 
-    def brought(self, want: Labels) -> Effect:
+    def at_labels(self, want: Labels) -> Effect:
         """The same value at the labels that an equation needs; joint tuples may have parted."""
         found = {}
         for axes in want.tracked:
@@ -134,7 +134,7 @@ def _all_linear(ats: Sequence[At | None], numbers: Sequence[float | None]) -> bo
 
 
 def _computed(eqn: Any, ats: Sequence[At | None], numbers: Sequence[float | None]) -> float | None:
-    """What an elementwise operation makes of numbers, as in `At.number`."""
+    """The number that an elementwise operation gives for these, as in `At.number`."""
     name = eqn.primitive.name
     if any(n is not None and not math.isfinite(n) for n in numbers):
         return math.inf

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxprune.graph.analysis import Analysis, Own
+from jaxprune.graph.analysis import Analysis, CustomRule
 from jaxprune.graph.blocks import Entry, Made, Node
 from jaxprune.graph.calls.dropped import Seen, with_rule
 from jaxprune.graph.calls.effects import MASKED, At, Effect
@@ -34,26 +34,26 @@ _MOST = 3
 
 def settle_entries(analysis: Analysis) -> None:
     """Decides for each function with its own rule what is masked, or fixes what it reads."""
-    functions = [own for own in analysis.own if _contracts(own.node)]
+    functions = [rule for rule in analysis.custom_rules if _contracts(rule.node)]
     if not functions:
         return
     roots = analysis.channels.roots()
     live = np.ones(int(roots.max(initial=-1)) + 1, bool)
     live[list(analysis.channels.fixed_classes(roots))] = False
-    for own in functions:
+    for rule in functions:
         classes = _Classes(roots, live)
-        own.node.made = _made(own, classes)
-        if not any(classes.of(ids) for ids in _read_inside(own.node)):
+        rule.node.made = _made(rule, classes)
+        if not any(classes.of(ids) for ids in _read_inside(rule.node)):
             continue
-        own.node.entries, stuck = _entries(own, classes)
-        shared = _shared(analysis, own, classes)
-        if own.node.entries:
-            own.node.by_sample = not shared
+        rule.node.entries, stuck = _entries(rule, classes)
+        shared = _shared(analysis, rule, classes)
+        if rule.node.entries:
+            rule.node.by_sample = not shared
         else:
             stuck |= shared
         if stuck:
             live[list(stuck)] = False
-            analysis.channels.fix(np.flatnonzero(np.isin(roots, list(stuck))), own.reason)
+            analysis.channels.fix(np.flatnonzero(np.isin(roots, list(stuck))), rule.reason)
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def _read_inside(node: Node) -> Iterator[Ids]:
                 yield from (labels.tracked[(axis,)] for axis in read.axes)
 
 
-def _made(own: Own, classes: _Classes) -> tuple[Made, ...]:
+def _made(rule: CustomRule, classes: _Classes) -> tuple[Made, ...]:
     """The results' axes with channels that kernels inside write."""
-    inside = own.node.inner[0].all_nodes(rules=False)
+    inside = rule.node.inner[0].all_nodes(rules=False)
     written = [(node.kernel, classes.of(ids)) for node in inside for ids in node.written()]
     made = []
-    for result, labels in enumerate(own.node.relation.outs):
+    for result, labels in enumerate(rule.node.relation.outs):
         for axes, ids in labels.tracked.items():
             held = classes.of(ids)
             kernels = dict.fromkeys(kernel for kernel, along in written if kernel and along & held)
@@ -96,28 +96,28 @@ def _made(own: Own, classes: _Classes) -> tuple[Made, ...]:
     return tuple(made)
 
 
-def _entries(own: Own, classes: _Classes) -> tuple[tuple[Entry, ...], set[int]]:
+def _entries(rule: CustomRule, classes: _Classes) -> tuple[tuple[Entry, ...], set[int]]:
     """The operands' axes that are masked, and the classes for which there are none."""
-    reads = _followed(own, ())[0]
+    reads = _followed(rule, ())[0]
     unsafe = set[int]().union(*(classes.of(seen.ids) for seen in reads if not seen.safe))
     chosen: list[Entry] = []
     stuck = set(unsafe)
-    for candidates, held in _together(own, unsafe, classes):
-        best = _best(own, candidates, held, classes)
+    for candidates, held in _together(rule, unsafe, classes):
+        best = _best(rule, candidates, held, classes)
         if best is not None:
             chosen += best
             stuck -= held
     return tuple(chosen), stuck
 
 
-def _shared(analysis: Analysis, own: Own, classes: _Classes) -> set[int]:
+def _shared(analysis: Analysis, rule: CustomRule, classes: _Classes) -> set[int]:
     """Channels of what the samples share, whose cotangents may sum what some have dropped."""
-    if analysis.batch is None or len(own.node.inner) < 3:
+    if analysis.batch is None or len(rule.node.inner) < 3:
         return set()
     samples = classes.roots[analysis.batch]
-    *_, moved = _followed(own, own.node.entries or ())
+    *_, moved = _followed(rule, rule.node.entries or ())
     found = set[int]()
-    for labels, effect in zip(own.node.inner[-1].outs, moved, strict=True):
+    for labels, effect in zip(rule.node.inner[-1].outs, moved, strict=True):
         if any(np.isin(classes.roots[ids], samples).any() for ids in labels.tracked.values()):
             continue
         for axes, ids in labels.tracked.items():
@@ -127,13 +127,15 @@ def _shared(analysis: Analysis, own: Own, classes: _Classes) -> set[int]:
     return found
 
 
-def _together(own: Own, unsafe: set[int], classes: _Classes) -> list[tuple[list[Entry], set[int]]]:
+def _together(
+    rule: CustomRule, unsafe: set[int], classes: _Classes
+) -> list[tuple[list[Entry], set[int]]]:
     """Axes of the operands that carry what is read, in parts that share no channels."""
     parts: list[tuple[list[Entry], set[int]]] = []
-    for operand, labels in enumerate(own.node.relation.ins):
+    for operand, labels in enumerate(rule.node.relation.ins):
         for axes, ids in labels.tracked.items():
             held = classes.of(ids)
-            if len(axes) > 1 or not own.has_derivative[operand] or not held & unsafe:
+            if len(axes) > 1 or not rule.has_derivative[operand] or not held & unsafe:
                 continue
             entries = [(operand, axes)]
             for part in [p for p in parts if p[1] & held]:
@@ -144,7 +146,7 @@ def _together(own: Own, unsafe: set[int], classes: _Classes) -> list[tuple[list[
 
 
 def _best(
-    own: Own, candidates: Sequence[Entry], held: set[int], classes: _Classes
+    rule: CustomRule, candidates: Sequence[Entry], held: set[int], classes: _Classes
 ) -> tuple[Entry, ...] | None:
     """The fewest operands that do; among them those that make all reads linear in the mask.
 
@@ -153,28 +155,32 @@ def _best(
     for count in range(1, _MOST + 1):
         found = []
         for entries in itertools.combinations(candidates, count):
-            reads, results, _ = _followed(own, entries)
+            reads, results, _ = _followed(rule, entries)
             mine = [seen for seen in reads if classes.of(seen.ids) & held]
-            if all(seen.safe for seen in mine) and not _come_out(own, results, held, classes):
-                constants = sum(own.constant[operand] for operand, _ in entries)
+            if all(seen.safe for seen in mine) and not _come_out(rule, results, held, classes):
+                constants = sum(rule.constant[operand] for operand, _ in entries)
                 found.append((not all(seen.linear for seen in mine), constants, entries))
         if found:
             return min(found)[-1]
     return None
 
 
-def _followed(own: Own, entries: Sequence[Entry]) -> tuple[list[Seen], list[Effect], list[Effect]]:
+def _followed(
+    rule: CustomRule, entries: Sequence[Entry]
+) -> tuple[list[Seen], list[Effect], list[Effect]]:
     """All reads, and what is known of results and cotangents, where these operands are masked."""
-    reached: list[dict[Axes, At]] = [{} for _ in own.node.relation.ins]
+    reached: list[dict[Axes, At]] = [{} for _ in rule.node.relation.ins]
     for operand, axes in entries:
         reached[operand][axes] = MASKED
     seen: list[Seen] = []
-    return seen, *with_rule(own.node, [Effect(at) for at in reached], seen)
+    return seen, *with_rule(rule.node, [Effect(at) for at in reached], seen)
 
 
-def _come_out(own: Own, results: Sequence[Effect], held: set[int], classes: _Classes) -> bool:
+def _come_out(
+    rule: CustomRule, results: Sequence[Effect], held: set[int], classes: _Classes
+) -> bool:
     return any(
         classes.of(labels.tracked[axes]) & held
-        for effect, labels in zip(results, own.node.relation.outs, strict=True)
+        for effect, labels in zip(results, rule.node.relation.outs, strict=True)
         for axes in effect.at
     )

@@ -145,7 +145,7 @@ def while_(analysis: Analysis, eqn: Any, operands: list[Value]) -> tuple[Node, l
 def _per_loop(
     analysis: Analysis, value: Value, goes_on: Value, loops: range, reason: Reason
 ) -> Value:
-    """What a step makes of a carry, tied to what says which of the loops still run."""
+    """A carry after a step: along the axes of a `vmap` tied to the condition of its loops."""
     if not loops:
         return value
     labels = analysis.channels.singles(value.labels, touched=loops)
