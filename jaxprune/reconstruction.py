@@ -11,8 +11,9 @@ The one reconstruction of all methods: of the genetic search, of LASSO (He et al
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +94,43 @@ def refitted(
     return _replaced(variables, fresh)
 
 
+class Ranked:
+    """Widths → the network of these widths, where each group keeps the first units of an order.
+
+    The readers of a group are refitted on statistics that were taken once, so that its part depends
+    on its width alone: what was fitted for the latest widths is kept.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        variables: Any,
+        layers: Mapping[str, Sequence[Moments]],
+        orders: Mapping[str, np.ndarray],
+        fit: Callable[[Moments, np.ndarray], Fit] = least_squares,
+    ):
+        self.graph, self.variables = graph, variables
+        self.layers, self.orders, self.fit = layers, orders, fit
+        self.fits = functools.lru_cache(maxsize=128)(self._fits)
+
+    def _fits(self, group: str, width: int) -> list[tuple[Moments, Fit]]:
+        kept = np.sort(self.orders[group][:width])
+        # A sum over the channels reads them without a kernel.
+        readers = [layer for layer in self.layers[group] if layer.consumer.kernel_shape]
+        return [(layer, self.fit(layer, kept)) for layer in readers]
+
+    def __call__(self, widths: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """The refitted variables, and the masks, at widths int (G,)."""
+        variables, masks = self.variables, self.graph.full_masks()
+        for name, width in zip(self.graph.names, np.asarray(widths).tolist(), strict=True):
+            if width < len(masks[name]):
+                kept = np.sort(self.orders[name][:width])
+                masks[name] = jnp.zeros(len(masks[name])).at[kept].set(1)
+                for layer, fit in self.fits(name, width):
+                    variables = refitted(self.graph, variables, name, layer, kept, fit)
+        return variables, masks
+
+
 def _replaced(variables: Any, fresh: Mapping[str, Any]) -> Any:
     def replace(path: Any, leaf: Any) -> Any:
         new = fresh.get(paths.name(path))
@@ -142,4 +180,4 @@ def _channels_first(consumer: Consumer) -> tuple[int, ...]:
     return (*first_axes, *rest)
 
 
-__all__ = ["DAMPING", "Fit", "least_squares", "refitted", "with_shift"]
+__all__ = ["DAMPING", "Fit", "Ranked", "least_squares", "refitted", "with_shift"]

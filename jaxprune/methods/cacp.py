@@ -42,7 +42,7 @@ from jaxprune.kernels import accelerate
 from jaxprune.methods.ranking import filter_norms
 from jaxprune.methods.widths import adjusted
 from jaxprune.problem import Fn, Method, Metric, Problem, Selection
-from jaxprune.reconstruction import least_squares, refitted
+from jaxprune.reconstruction import Ranked
 from jaxprune.search import ddpg
 from jaxprune.search.ddpg import Agent, DDPGConfig, Replay, Transition
 from jaxprune.search.episodes import (
@@ -115,6 +115,8 @@ class CACP(Method):
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"positions must be at least 1, not {self.positions}")
         if self.beam > self.batch:
             raise ValueError(f"beam must be at most batch, {self.batch}, not {self.beam}")
 
@@ -131,7 +133,9 @@ class CACP(Method):
             groups = [n for n in groups if budget.widths[n] < graph.groups[n].size]
         repair = Repair(problem, groups, self.positions)
         if budget.widths:
-            variables, masks = repair(np.array([budget.widths[name] for name in graph.names]))
+            variables, masks = repair.network(
+                np.array([budget.widths[name] for name in graph.names])
+            )
             return Selection(masks, variables)
         env = environment(graph, budget, groups, repair.readers)
         own = rate_of(budget)
@@ -144,7 +148,7 @@ class CACP(Method):
         found = self.ask(problem, env, reward, agent, asked)
         best = found.widths[np.arange(len(asked)), np.argmax(found.rewards, axis=1)]
         widths = adjusted(graph, budget, best[0])
-        variables, masks = repair(widths)
+        variables, masks = repair.network(widths)
         figures = {
             f"width_at_{rate:g}": dict(zip(graph.names, row.tolist(), strict=True))
             for rate, row in zip(self.rates, best[1:], strict=True)
@@ -245,49 +249,32 @@ def transitions(done: Episodes, rewards: jax.Array) -> Transition:
 
 
 class Repair:
-    """Widths → the network of these widths: the highest L1 norms stay, their readers are refitted.
+    """Widths → the network of these widths, and its score, each measured once.
 
-    Both depend on a group's width alone, so each is done once.
+    The highest L1 norms stay.
     """
 
     def __init__(self, problem: Problem, groups: list[str], positions: int | None):
         self.problem = problem
-        self.layers = moments(problem, groups=groups, positions=positions)
+        layers = moments(problem, groups=groups, positions=positions)
         norms = filter_norms(problem.graph, problem.variables, 1)
-        self.order = {name: np.argsort(-norms[name], kind="stable") for name in groups}
+        orders = {name: np.argsort(-norms[name], kind="stable") for name in groups}
+        self.network = Ranked(problem.graph, problem.variables, layers, orders)
         shapes = _shapes(problem)
         self.readers = {
-            name: (layers[0].consumer, shapes[layers[0].consumer.name])
-            for name, layers in self.layers.items()
+            name: (found[0].consumer, shapes[found[0].consumer.name])
+            for name, found in layers.items()
         }
-        self.fits = functools.lru_cache(maxsize=256)(self._fits)
         self._scores: dict[bytes, float] = {}
 
-    def _fits(self, group: str, width: int) -> Any:
-        kept = np.sort(self.order[group][:width])
-        readers = [m for m in self.layers[group] if m.consumer.kernel_shape]
-        return kept, [(m, least_squares(m, kept)) for m in readers]
-
-    def __call__(self, widths: np.ndarray) -> tuple[Any, dict[str, Any]]:
-        """The repaired variables, and the masks, at these widths int (G,)."""
-        graph = self.problem.graph
-        variables, masks = self.problem.variables, graph.full_masks()
-        for name, width, size in zip(graph.names, widths.tolist(), graph.sizes, strict=True):
-            if width < size:
-                kept, fits = self.fits(name, width)
-                masks[name] = jnp.zeros(size).at[kept].set(1)
-                for layer, fit in fits:
-                    variables = refitted(graph, variables, name, layer, kept, fit)
-        return variables, masks
-
     def scores(self, widths: np.ndarray) -> np.ndarray:
-        """The score of networks (E, G), all of a batch through one program; each once."""
+        """The scores (E,) of networks of widths (E, G), all through one program."""
         rows = [np.asarray(row, np.int32) for row in widths]
         new = {row.tobytes(): row for row in rows if row.tobytes() not in self._scores}
         if new:
             # Always as many as asked for, so that one program serves: the last is repeated.
             asked = list(new.values()) + [rows[-1]] * (len(rows) - len(new))
-            networks = [self(row) for row in asked]
+            networks = [self.network(row) for row in asked]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
             problem = self.problem
             evaluate = _evaluator(problem.graph, problem.fn, problem.score)

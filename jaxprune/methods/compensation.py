@@ -13,6 +13,10 @@ one pass over the calibration images with the unpruned network, never refreshed.
    ranked units gone and compensated, still scores a floor, which falls linearly from layer to layer
    from the unpruned score: that of layer i of L (from 0) is `start − (i + 1) (start − end) / L`.
 
+On the digits (`configs/digits_vgg.py --method compensation`, one seed) 97.8 % of the unpruned
+network become 94.4 % as cut, with nothing trained, and 98.4 % with the run's fine-tune (its
+control: 98.0 %), at 8.02x fewer parameters and 5.67x fewer MACs, of which 3x were asked.
+
 The paper names no budget; here `end` is bisected, too, to the least fall that meets it, and what is
 left over widens the group that keeps the smallest part (both reconstructed). Widths that the budget
 fixes are taken, and nothing is searched. The floor is in parts of the unpruned network's score on
@@ -32,7 +36,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import solve_triangular
 
@@ -40,7 +43,7 @@ from jaxprune import masks as mask_ops
 from jaxprune import reconstruction
 from jaxprune.methods.widths import adjusted
 from jaxprune.problem import Method, Problem, Selection
-from jaxprune.reconstruction import Fit, least_squares, refitted, with_shift
+from jaxprune.reconstruction import Fit, Ranked, least_squares, with_shift
 from jaxprune.statistics import evaluate_masks
 from jaxprune.statistics.moments import Moments, moments
 
@@ -64,9 +67,10 @@ class Compensation(Method):
         if self.rescale not in get_args(Rescale):
             known = ", ".join(get_args(Rescale))
             raise ValueError(f"rescale is one of {known}, not {self.rescale!r}")
-        for name in ("steps", "floors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps", "floors", "positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
     def prune(self, problem: Problem) -> Selection:
         """Statistics and ranking once; widths by bisection; compensation.
@@ -85,26 +89,8 @@ class Compensation(Method):
         orders = problem.run.loop("ranking", ranked, blank, len(groups))
         orders = {name: np.asarray(order) for name, order in orders.items()}
 
-        @functools.lru_cache(maxsize=64)
-        def fits(group: str, width: int) -> list[tuple[Moments, Fit]]:
-            kept = np.sort(orders[group][:width])
-            return [
-                (layer, compensated(layer, kept, self.rescale))
-                for layer in layers[group] if layer.consumer.kernel_shape
-            ]  # fmt: skip
-
-        def network(widths: Any) -> tuple[Any, dict[str, Any]]:
-            """The compensated variables, and the masks, at these widths of all groups."""
-            variables, masks = problem.variables, graph.full_masks()
-            for name, width in zip(graph.names, np.asarray(widths).tolist(), strict=True):
-                if name not in sizes or width == sizes[name]:
-                    continue
-                kept = np.sort(orders[name][:width])
-                masks[name] = jnp.zeros(sizes[name]).at[kept].set(1)
-                for layer, fit in fits(name, width):
-                    variables = refitted(graph, variables, name, layer, kept, fit)
-            return variables, masks
-
+        fit = functools.partial(compensated, rescale=self.rescale)
+        network = Ranked(graph, problem.variables, layers, orders, fit)
         figures: dict[str, dict[str, Any]] = {}
         if problem.budget.widths:
             problem.budget.require_feasible(graph)
@@ -118,7 +104,7 @@ class Compensation(Method):
         }
         return Selection(masks, variables, figures)
 
-    def _widths(self, problem: Problem, network: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    def _widths(self, problem: Problem, network: Ranked) -> tuple[np.ndarray, dict[str, Any]]:
         """The widths that meet the budget at the least fall of the floor."""
         graph, budget, groups = problem.graph, problem.budget, problem.prunable()
         budget.require_feasible(graph)

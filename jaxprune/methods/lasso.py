@@ -78,6 +78,8 @@ class Lasso(Method):
     def __post_init__(self):
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
+        if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
+            raise ValueError(f"kept must hold fractions in (0, 1), not {list(self.kept)}")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"positions must be at least 1, not {self.positions}")
 
