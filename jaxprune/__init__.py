@@ -62,6 +62,7 @@ from jaxprune.methods import (
     CACP,
     L1,
     L2,
+    SPP,
     UCP,
     BatchNormScale,
     Compensation,
@@ -92,7 +93,7 @@ outside.accelerated, outside.drawn, outside.text = accelerate, found.drawn, foun
 __version__ = "0.1.0"
 
 __all__ = [
-    "CACP", "L1", "L2", "UCP", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig",
+    "CACP", "L1", "L2", "SPP", "UCP", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig",
     "ChannelGraph", "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig",
     "EvaluationConfig", "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy", "Group",
     "GroupFisher", "Lasso", "Member", "MeshConfig", "Method", "ModelConfig", "OptimizerConfig",

@@ -212,10 +212,13 @@ class Method:
     Attributes:
       meets_budget: whether it meets any budget within reach; not where its paper decides.
       keeps_scopes: whether it ranks units over the network, each of `budget.scopes` by itself.
+      within_kernels: whether it leaves all channels and prunes within kernels: what a budget says
+        of channels is refused.
     """
 
     meets_budget: ClassVar[bool] = True
     keeps_scopes: ClassVar[bool] = False
+    within_kernels: ClassVar[bool] = False
 
     def require(self, model: CostModel, budget: Budget) -> None:
         """Refuses, before any work, a budget that it cannot meet.

@@ -280,7 +280,7 @@ class ChannelGraph(CostedGroups):
         """
         blocks = dict(blocks or {})
         require_binary(self.groups, masks)
-        require_shapes(self._shapes(), variables, "the network that was traced")
+        require_shapes(self.shapes, variables, "the network that was traced")
         positions: dict[str, dict[int, np.ndarray]] = {}
         kept = np.concatenate([np.asarray(masks[name]) != 0 for name in self.groups])
         for path, along_axes in self._grouping.units.items():
@@ -339,7 +339,7 @@ class ChannelGraph(CostedGroups):
             a group whose order is fixed (see `ordered`), variables of other shapes.
         """
         named = {self._group_called(pattern): order for pattern, order in orders.items()}
-        return permute(self.groups, self.ordered, self._shapes(), variables, named)
+        return permute(self.groups, self.ordered, self.shapes, variables, named)
 
     def check(self, fn: Fn, variables: Any, *args: Any, seed: int = 0, **static: Any) -> Report:
         """Holds the laws on the user's own network; see `Report`.
@@ -370,7 +370,7 @@ class ChannelGraph(CostedGroups):
     # What every interpretation begins with.
 
     def _analyse(self, fn: Fn, variables: Any, args: Sequence[Any], static: Any) -> Program:
-        require_shapes(self._shapes(), variables, "the network that was traced")
+        require_shapes(self.shapes, variables, "the network that was traced")
         if self._base is not None:
             fn = self._base.wrap(fn)
         return analyse(
@@ -387,7 +387,9 @@ class ChannelGraph(CostedGroups):
             raise ValueError(f"masks for {len(flat)} samples, but inputs for {batch or 1}")
         return Masking(flat, units_of, program.samples)
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Variable → its shape."""
         return {path: shape for path, (shape, _) in self._dense.items()}
 
 

@@ -23,6 +23,7 @@ from jaxprune.methods.genetic import Genetic
 from jaxprune.methods.greedy import Greedy
 from jaxprune.methods.group_fisher import GroupFisher
 from jaxprune.methods.lasso import Lasso
+from jaxprune.methods.probabilistic import SPP
 from jaxprune.methods.uniform import UCP
 from jaxprune.problem import Method, Problem, Selection
 
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "genetic": Genetic,
     "group_fisher": GroupFisher,
     "ucp": UCP,
+    "spp": SPP,
     "sdprun": SDprun,
     "lasso": Lasso,
     "compensation": Compensation,
@@ -106,7 +108,7 @@ class _Own(Method):
 
 
 __all__ = [
-    "CACP", "L1", "L2", "METHODS", "UCP", "BatchNormScale", "Compensation", "Criterion", "Fisher",
-    "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random", "SDprun",
-    "Selection", "Taylor", "as_method", "get", "name_of",
+    "CACP", "L1", "L2", "METHODS", "SPP", "UCP", "BatchNormScale", "Compensation", "Criterion",
+    "Fisher", "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random",
+    "SDprun", "Selection", "Taylor", "as_method", "get", "name_of",
 ]  # fmt: skip

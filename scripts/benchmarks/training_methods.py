@@ -29,7 +29,7 @@ import jaxprune as jp
 from benchmarks.common import NORMAL, Table, summary
 from benchmarks.networks import SHAPE, shipped
 from jaxprune import models
-from jaxprune.methods import GroupFisher, SDprun
+from jaxprune.methods import SPP, GroupFisher, SDprun
 from jaxprune.methods.uniform import GATES, fresh_gates, gated
 from jaxprune.train.losses import DistillConfig
 from jaxprune.train.optimizer import OptimizerConfig
@@ -57,12 +57,20 @@ def ways_of(graph: jp.ChannelGraph, variables: Any) -> dict[str, Way]:
     masked = {**variables, "params": {WEIGHTS: variables["params"], MASKS: graph.full_masks()}}
     gates = fresh_gates(graph, variables["params"], jax.random.key(0))
     attended = {WEIGHTS: variables["params"], GATES: gates}
+    spp = SPP()
+    columns = spp.units(graph)
+    chances = columns.ones(variables["params"])
     return {
         "plain": Way(variables),
         "Group Fisher": Way(
             masked, fisher.network(graph), fisher.optimizer(graph, jp.Budget("params/2"))
         ),
         "UCP": Way({**variables, "params": attended}, gated(graph)),
+        "SPP": Way(
+            {**variables, "params": {WEIGHTS: variables["params"], MASKS: chances}},
+            spp.network(columns),
+            spp.optimizer(columns, spp.asked(graph, jp.Budget("macs/1.5")), jax.random.key(0)),
+        ),
         "sDprun": Way(variables, optimizer=SDprun(c=0.02).optimizer(graph, 1000)),
     }
 

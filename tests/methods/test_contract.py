@@ -50,10 +50,14 @@ OPTIONS = {
     "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
     "group_fisher": {"interval": 1},
+    "spp": {"interval": 1, "updates": 6},
     "ucp": {"budgeted": True},
     "sdprun": {"budgeted": True, "epochs": 0.5},
 }
 """Settings that make a method quick; all others run with their own defaults."""
+
+BUDGETS = {"spp": Budget("params/1.3,macs/1.1")}
+"""Where less is within reach than with channels."""
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +97,14 @@ def selections(run, variables, tmp_path_factory):
 
     @functools.cache
     def select(name):
-        own = dataclasses.replace(run, folder=tmp_path_factory.mktemp(name))
+        own = dataclasses.replace(run, folder=tmp_path_factory.mktemp(name), budget=budget_of(name))
         return method_of(name).prune(problem_of(own, variables))
 
     return select
+
+
+def budget_of(name):
+    return BUDGETS.get(name, BUDGET)
 
 
 def method_of(name):
@@ -115,10 +123,15 @@ def in_memory(run, variables, name, budget, seed=0):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_budget_is_met_and_not_passed_by_more_than_a_unit(run, selections, name):
-    graph, masks = run.graph, selections(name).masks
+    graph, (masks, *_, blocks) = run.graph, selections(name)
     assert masks.keys() == graph.groups.keys()
     assert all(np.isin(mask, (0.0, 1.0)).all() for mask in masks.values())
-    widths, most = np.array(list(graph.widths(masks).values())), BUDGET.limits_of(graph)
+    widths, most = np.array(list(graph.widths(masks).values())), budget_of(name).limits_of(graph)
+    if METHODS[name].within_kernels:
+        assert (widths == graph.sizes).all()
+        kept = graph.slice(selections(name).variables, masks, blocks).kept()
+        assert keeps_to(vars(graph.cost(masks, kept)), most)
+        return
     assert keeps_to(graph.costs(widths), most)
     wider = [widths + unit for unit in np.eye(len(widths), dtype=int)]
     wider = [w for w in wider if (w <= graph.sizes).all()]
@@ -132,7 +145,7 @@ def keeps_to(costs, most):
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_protected_or_fixed_stays_and_the_rest_is_cut(run, selections, name):
     selection = selections(name)
-    pruned = run.graph.slice(selection.variables, selection.masks)
+    pruned = run.graph.slice(selection.variables, selection.masks, selection.blocks)
     for _, layer, leaf in (path.split("/") for path in (PROTECTED, FIXED)):
         before, after = (v["params"][layer][leaf] for v in (run.shapes, pruned.variables))
         assert before.shape[-1] == after.shape[-1]
@@ -165,7 +178,7 @@ def test_killed_at_each_step_it_comes_to_the_same_bits(
             raise Killed
 
     monkeypatch.setattr(Checkpoints, "save", killing)
-    again = dataclasses.replace(run, folder=tmp_path)
+    again = dataclasses.replace(run, folder=tmp_path, budget=budget_of(name))
     while True:
         before = len(kills)
         try:
@@ -184,6 +197,10 @@ def test_limits_and_rounding_are_kept(run, variables, name):
     limits = {"params/conv1_1/*": (0.75, 1.0), "params/conv3_1/*": (0.0, 0.5)}
     budget = Budget("params/1.5", round_to=2, limits=limits, min_channels=3)
     graph = run.graph
+    if METHODS[name].within_kernels:
+        with pytest.raises(ValueError, match=r"budget\.limits: it is for methods that prune chan"):
+            method_of(name).require(graph, budget)
+        return
     widths = graph.widths(in_memory(run, variables, name, budget).masks)
     allowed = dict(
         zip(graph.names, map(set, np.array(budget.widths_of(graph), object)), strict=True)
@@ -197,6 +214,10 @@ def test_limits_and_rounding_are_kept(run, variables, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_given_widths_are_kept_to_the_unit(run, variables, name):
     widths = {group: 2 + i for i, group in enumerate(run.graph.groups)}
+    if METHODS[name].within_kernels:
+        with pytest.raises(ValueError, match=r"budget\.widths: it is for methods that prune chan"):
+            method_of(name).require(run.graph, Budget(widths=widths))
+        return
     selection = in_memory(run, variables, name, Budget(widths=widths))
     assert run.graph.widths(selection.masks) == widths
 

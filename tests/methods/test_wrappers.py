@@ -14,7 +14,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import restore_tree, save_tree
-from jaxprune.methods import GroupFisher, SDprun
+from jaxprune.methods import SPP, GroupFisher, SDprun
 from jaxprune.methods.rounds import split_masks, under_masks, with_masks
 from jaxprune.methods.sparse_training import batchnorm_l1, group_lasso
 from jaxprune.methods.uniform import GATES, fresh_gates, gated
@@ -68,6 +68,16 @@ def without_gates(variables):
     return {**variables, "params": variables["params"][WEIGHTS]}, None
 
 
+def spp(graph, method):
+    units, asked = method.units(graph), dict.fromkeys(graph.names, 3)
+    return Wrapped(
+        method.network(units),
+        method.optimizer(units, asked, jax.random.key(0)),
+        with_mask_parameters,
+        lambda variables: (split_mask_parameters(variables)[0], None),
+    )
+
+
 def growing(strength):
     return optax.linear_schedule(0.0, strength, 4)
 
@@ -83,6 +93,7 @@ WRAPPERS: dict[str, Callable[[jp.ChannelGraph], Wrapped]] = {
         split_mask_parameters,
     ),
     "ucp": lambda graph: Wrapped(network=gated(graph), begin=with_gates(graph), end=without_gates),
+    "spp": lambda graph: spp(graph, SPP(unit="channels", interval=2)),
     "sdprun": lambda graph: Wrapped(
         optimizer=SDprun(c=0.5, drops=(0.5,)).optimizer(graph, 6), follows="accumulated"
     ),
