@@ -49,6 +49,9 @@ class DataConfig:
     """Threads that decode the images which stay on disk; the result does not depend on it."""
     left_out: tuple[int, ...] = ()
     """Classes that no part of the data has: outliers for `jaxprune supervise`."""
+    shape: tuple[int, int, int] | None = None
+    """Height, width and channels to which images in memory are brought.
+    Grey ones become equal channels: for a network that was trained on other images."""
 
     def __post_init__(self):
         if isinstance(self.heldout, int):

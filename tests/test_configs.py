@@ -34,6 +34,14 @@ DATA = {
     "svhn_cropped": ((32, 32, 3), 10),
     "imagenet2012": ((224, 224, 3), 1000),
 }
+
+
+def data_of(config):
+    """Images (height, width, channels) as the network gets them, and how many classes."""
+    shape, classes = DATA[config.data.name]
+    return config.data.shape or shape, classes
+
+
 # Smaller images for the steps of two networks: at 224 pixels the first linear layer of VGG-16 makes
 # a training step of 3 GB, and XLA's CPU backend takes seconds for each kernel gradient of ResNeXt's
 # grouped convolutions.
@@ -48,7 +56,7 @@ STEPS.pop("resnet110", None)
 def built(name, side=None):
     """Module, functions, shapes of the variables, and graph; for images of `side` pixels."""
     config = CONFIGS[name]
-    (height, width, channels), classes = DATA[config.data.name]
+    (height, width, channels), classes = data_of(config)
     shape = (side or height, side or width, channels)
     module = models.build(
         config.model.name,
@@ -87,7 +95,7 @@ def test_a_few_steps_the_cut_and_a_step_after_it(name, quick_compilation):
     if side := STEP_SIDES.get(config.model.name):
         module, network, shapes, graph = built(name, side)
     rng = np.random.default_rng(0)
-    (height, width, channels), classes = DATA[config.data.name]
+    (height, width, channels), classes = data_of(config)
     images = (4, side or height, side or width, channels)
     split = Split(
         rng.integers(0, 256, images, dtype=np.uint8), rng.integers(0, classes, 4), np.arange(4)

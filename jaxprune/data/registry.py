@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxprune.data import digits, scenes
 from jaxprune.data.dataset import Dataset, leave_out
+from jaxprune.data.reshaped import reshape
 
 NAMES = ("digits", "scenes", "cifar10", "cifar100", "svhn_cropped", "imagenet2012")
 """The data sets that are tried out; `load` takes any image classification data set of TFDS."""
@@ -22,6 +23,7 @@ def load(
     image_size: int | None = None,
     workers: int = 16,
     left_out: Sequence[int] = (),
+    shape: tuple[int, int, int] | None = None,
 ) -> Dataset:
     """A data set by its name, decoded into memory; its test part when it is first used.
 
@@ -43,6 +45,8 @@ def load(
       workers: threads that decode images which stay on disk; the result does not depend on it.
       left_out: classes that no part of the data set has, as outliers for supervisors; see
         `jaxprune.data.dataset.leave_out`.
+      shape: (height, width, channels) to which images in memory are brought; see
+        `jaxprune.data.reshaped.reshape`.
 
     Raises:
       ValueError: an unknown name, with those there are, or bad contents, naming the field.
@@ -51,8 +55,7 @@ def load(
     if name in _OURS:
         if image_size is not None:
             raise ValueError(f"the {name} are small, in memory; they take no image_size")
-        whole = _OURS[name](heldout, seed)
-        return leave_out(whole, left_out) if left_out else whole
+        return _prepared(_OURS[name](heldout, seed), left_out, shape)
     # Imported late: the digits need none of it.
     import tensorflow_datasets as tfds
 
@@ -67,4 +70,11 @@ def load(
             f"unknown data set {name!r}; there are {', '.join(NAMES)} and every other image "
             f"classification data set that TFDS has by name.{hint}"
         ) from None
-    return leave_out(whole, left_out) if left_out else whole
+    return _prepared(whole, left_out, shape)
+
+
+def _prepared(
+    whole: Dataset, left_out: Sequence[int], shape: tuple[int, int, int] | None
+) -> Dataset:
+    whole = leave_out(whole, left_out) if left_out else whole
+    return reshape(whole, shape) if shape is not None else whole

@@ -176,6 +176,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
         image_size=config.data.image_size,
         workers=config.data.workers,
         left_out=config.data.left_out,
+        shape=config.data.shape,
     )
     for training in (config.train, config.finetune):
         total_steps(training, len(dataset.train))

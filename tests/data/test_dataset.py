@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from jaxprune import data
-from jaxprune.data.dataset import assemble, channel_statistics, check, choose_balanced
+from jaxprune.data.dataset import Dataset, assemble, channel_statistics, check, choose_balanced
+from jaxprune.data.reshaped import reshape
 from jaxprune.data.split import Split
 
 
@@ -136,3 +137,33 @@ def test_classes_that_are_left_out_are_in_no_part_and_their_test_images_stay():
 def test_classes_that_cannot_be_left_out_are_refused(classes):
     with pytest.raises(ValueError, match="leaves at least two"):
         data.load("digits", left_out=classes)
+
+
+def test_images_are_brought_to_another_shape_in_all_parts():
+    plain, shaped = data.load("digits"), data.load("digits", shape=(12, 16, 3))
+    assert shaped.input_shape == (12, 16, 3) and shaped.test.image_shape == (12, 16, 3)
+    assert shaped.mean == plain.mean * 3 and shaped.std == plain.std * 3
+    for part in ("train", "heldout", "test"):
+        before, after = getattr(plain, part), getattr(shaped, part)
+        assert (after.images == after.images[..., :1]).all() and after.images.dtype == np.uint8
+        np.testing.assert_array_equal(before.labels, after.labels)
+        # Bilinear: what lies between two pixels is between their values; means nearly stay.
+        assert after.images.max() <= before.images.max()
+        assert after.images.mean() == pytest.approx(before.images.mean(), rel=0.02)
+    twice = data.load("digits", shape=(8, 8, 1))
+    np.testing.assert_array_equal(twice.train.images, plain.train.images)
+    constant = reshape(plain_of(np.full((1, 4, 4, 1), 7, np.uint8)), (6, 5, 2))
+    assert (constant.train.images == 7).all() and constant.input_shape == (6, 5, 2)
+
+
+def plain_of(images):
+    split = Split(images, np.zeros(1, np.int32), np.array(["a"]))
+    return Dataset("one", split, split, 1, (0.5,), (0.5,), lambda: split)
+
+
+def test_shapes_that_cannot_be_are_told():
+    three = plain_of(np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="only grey ones can become several"):
+        reshape(three, (4, 4, 1))
+    with pytest.raises(ValueError, match="must be height, width and channels above 0"):
+        data.load("digits", shape=(0, 8, 1))
