@@ -76,6 +76,7 @@ from jaxprune.methods import (
     Random,
     SDprun,
     Taylor,
+    Watermark,
 )
 from jaxprune.methods import METHODS as methods
 from jaxprune.methods.rounds import Schedule
@@ -95,10 +96,11 @@ __version__ = "0.1.0"
 __all__ = [
     "CACP", "L1", "L2", "SPP", "UCP", "BatchNormScale", "Blocks", "Budget", "CalibrationConfig",
     "ChannelGraph", "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig",
-    "EvaluationConfig", "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy", "Group",
-    "GroupFisher", "Lasso", "Member", "MeshConfig", "Method", "ModelConfig", "OptimizerConfig",
-    "Problem", "Pruned", "Random", "RecalibrationConfig", "Retraining", "Run", "RunConfig",
-    "SDprun", "Schedule", "SearchConfig", "Selection", "SparsityConfig", "Taylor", "TrainConfig",
-    "ValidationConfig", "accelerate", "batchnorm_l1", "cost", "functional", "group_lasso",
-    "interop", "load", "load_config", "methods", "models", "prune", "save", "trace",
+    "EvaluationConfig", "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy",
+    "Group", "GroupFisher", "Lasso", "Member", "MeshConfig", "Method", "ModelConfig",
+    "OptimizerConfig", "Problem", "Pruned", "Random", "RecalibrationConfig", "Retraining", "Run",
+    "RunConfig", "SDprun", "Schedule", "SearchConfig", "Selection", "SparsityConfig", "Taylor",
+    "TrainConfig", "ValidationConfig", "Watermark", "accelerate", "batchnorm_l1", "cost",
+    "functional", "group_lasso", "interop", "load", "load_config", "methods", "models", "prune",
+    "save", "trace",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from jaxprune.methods.group_fisher import GroupFisher
 from jaxprune.methods.lasso import Lasso
 from jaxprune.methods.probabilistic import SPP
 from jaxprune.methods.uniform import UCP
+from jaxprune.methods.watermark import Watermark
 from jaxprune.problem import Method, Problem, Selection
 
 METHODS: dict[str, type[Method]] = {
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "geometric_median": GeometricMedian,
     "taylor": Taylor,
     "fisher": Fisher,
+    "watermark": Watermark,
 }
 
 
@@ -110,5 +112,5 @@ class _Own(Method):
 __all__ = [
     "CACP", "L1", "L2", "METHODS", "SPP", "UCP", "BatchNormScale", "Compensation", "Criterion",
     "Fisher", "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random",
-    "SDprun", "Selection", "Taylor", "as_method", "get", "name_of",
+    "SDprun", "Selection", "Taylor", "Watermark", "as_method", "get", "name_of",
 ]  # fmt: skip
