@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.budget import Budget, Curves, allocate
+from jaxprune.methods.constrained import constrained
 from jaxprune.methods.rounds import Schedule, in_rounds
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
@@ -53,6 +54,11 @@ class Genetic(Method):
             raise ValueError(f"kept must hold fractions in (0, 1), not {list(self.kept)}")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"positions must be at least 1, not {self.positions}")
+        if self.search.constraint is not None and self.schedule.name != "joint":
+            raise ValueError(
+                f"search.constraint is held by the one network that schedule joint leaves, not by "
+                f"the rounds of {self.schedule.name}"
+            )
 
     def prune(self, problem: Problem) -> Selection:
         """Rates by sensitivity; then for each layer matrix, population, elites, mask, distil.
@@ -113,7 +119,11 @@ class Genetic(Method):
             "gap": found.gaps,
             "history": found.history,
         }
-        return Selection({**graph.full_masks(), **found.masks}, variables, figures)
+        masks = {**graph.full_masks(), **found.masks}
+        if self.search.constraint is not None:
+            masks, kept = constrained(problem, masks, matrices, found.finalists, self.search)
+            figures |= kept
+        return Selection(masks, variables, figures)
 
     def _figures(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the figures of one group's search."""

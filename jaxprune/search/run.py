@@ -21,6 +21,7 @@ from jax import Array
 
 from jaxprune.search import refit
 from jaxprune.search.bound import lower_bounds
+from jaxprune.search.constraint import Constraint
 from jaxprune.search.fitness import block_diagonal, layer_error
 from jaxprune.search.greedy import diagonal_ranking, greedy_elimination
 from jaxprune.search.swaps import tabu_search
@@ -60,6 +61,12 @@ class SearchConfig:
     """Exchanges at most for `reconstruction`; each costs a few Cholesky factors."""
     bound: bool = True
     """Prove for every group how far its mask can be from the best one (see `search.bound`)."""
+    constraint: str | None = None
+    """What all masks together keep on the held-out images, before any fine-tune.
+    `class_accuracy>=-0.01` has every class within a point of the unpruned network.
+    `accuracy>=-0.01` is that of all images."""
+    constraint_generations: int = 20
+    """Generations in which masks that keep it are looked for, of 32 masks of the whole network."""
 
     def __post_init__(self):
         """Refuses what cannot be searched with."""
@@ -75,10 +82,18 @@ class SearchConfig:
             "seeds": (self.seeds in ("none", "heuristic"), "none or heuristic"),
             "polish_steps": (self.polish_steps >= 1, "at least 1"),
             "reconstruction_swaps": (self.reconstruction_swaps >= 0, "at least 0"),
+            "constraint_generations": (self.constraint_generations >= 1, "at least 1"),
         }
         for field, (holds, wanted) in rules.items():
             if not holds:
                 raise ValueError(f"search.{field}: {getattr(self, field)!r}, must be {wanted}")
+        if self.constraint is not None:
+            Constraint.parse(self.constraint)
+            if self.reconstruction:
+                raise ValueError(
+                    "search.constraint is held by kernels as they are, and search.reconstruction "
+                    "refits them; leave one of them out"
+                )
         if self.algorithm == "genetic":
             return
         from jaxprune.search.decoder import algorithm_names
@@ -110,6 +125,8 @@ class SearchResult:
     """Lowest error so far after each generation, [generations]; in the search's own fitness."""
     bounds: dict[str, float] = dataclasses.field(default_factory=dict)
     """What no mask of as many channels falls below, proven; empty without `bound`."""
+    finalists: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """The best mask and those of the last generation's elites, 0/1 [E + 1, C]."""
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -185,6 +202,7 @@ def search_groups(
         refit_errors_before=refit_before,
         history=history,
         bounds=lower_bounds(matrices, keep) if config.bound else {},
+        finalists={n: np.concatenate([masks[n][None], found[n][2]]) for n in matrices},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,7 +30,9 @@ def chunk_size(population: int) -> int:
     return max(d for d in range(1, most + 1) if population % d == 0)
 
 
-def evaluate_masks(problem: Problem, population: Masks) -> dict[str, np.ndarray]:
+def evaluate_masks(
+    problem: Problem, population: Masks, metrics: Mapping[str, Metric] | None = None
+) -> dict[str, np.ndarray]:
     """The mean `loss` and `score` over the batches, float64 (P,), for every mask of a population.
 
     Args:
@@ -38,6 +40,8 @@ def evaluate_masks(problem: Problem, population: Masks) -> dict[str, np.ndarray]
         shape compiles once more). Its mesh splits the masks over its axis `population` and the
         samples of each batch over `data`.
       population: per group (P, units).
+      metrics: others in place of these two, by name; one may give an array [...] for a mean over
+        the samples of a batch, and is (P, ...) here.
 
     Raises:
       ValueError: no batches, or one that the mesh cannot split evenly.
@@ -49,8 +53,8 @@ def evaluate_masks(problem: Problem, population: Masks) -> dict[str, np.ndarray]
     if mesh is not None:
         population = place(_filled(population, mesh.shape[POPULATION]), mesh, POPULATION)
         variables = place(variables, mesh)
-    metrics = (("loss", problem.loss), ("score", problem.score))
-    evaluate = _evaluator(problem.graph, problem.fn, metrics, mesh)
+    metrics = metrics or {"loss": problem.loss, "score": problem.score}
+    evaluate = _evaluator(problem.graph, problem.fn, tuple(metrics.items()), mesh)
     totals: dict[str, np.ndarray] = {}
     count = 0
     for batch in problem.validation:
