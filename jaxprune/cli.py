@@ -38,12 +38,20 @@ its stages, one by one; each goes on where it was, and says what it lacks:
   prune RUN           choose what stays, by the config's method
   finetune RUN        cut and fine-tune it; then train the config's controls
   evaluate RUN        accuracies on the test images, costs, latency; with
-                      --heldout accuracies on the held-out images alone
+                      --heldout accuracies on the held-out images alone,
+                      with --behaviour what pruning changes beside accuracy
 
 what there is:
   sensitivity RUN     measure and draw how much each group alone would cost
   status RUN          where a run is, and which command goes on
-  compare RUN ...     runs side by side; --paired, --plot FILE, --json FILE
+  compare RUN ...     runs side by side; --paired, --behaviour, --plot FILE,
+                      --json FILE
+  supervise RUN       what notices unknown inputs, before and after pruning;
+                      --case NAME ..., --images N, --list
+  watermark embed RUN
+  watermark extract NETWORK
+                      a mark in the widths of the layers; --key-file FILE,
+                      --message HEX, see watermark embed --help
   inspect MODEL       what can be pruned in a model, what it costs, what is
                       fixed and why; --input SHAPE, see inspect --help
 
@@ -155,17 +163,19 @@ def run(arguments: Sequence[str]) -> None:
 def _stage(name: str, arguments: Sequence[str]) -> None:
     """`jaxprune train RUN` and the like: one stage, then where the run is."""
     source, arguments = _option(arguments, "--from") if name == "train" else (None, arguments)
-    heldout = name == "evaluate" and "--heldout" in arguments
-    config = parse([a for a in arguments if not (heldout and a == "--heldout")], name)
+    parts = [a for a in ("--heldout", "--behaviour") if name == "evaluate" and a in arguments]
+    config = parse([a for a in arguments if a not in parts], name)
     from jaxprune import pipeline
     from jaxprune.files import plain
-    from jaxprune.report import overview, paired, table
+    from jaxprune.report import behaviour, overview, paired, table
 
     with _stoppable():
         opened = pipeline.open_run(config)
         if source is not None:
             pipeline.share_training(opened, source)
-        if heldout:
+        if "--behaviour" in parts:
+            return behaviour.show({str(opened.folder): pipeline.behave(opened)})
+        if "--heldout" in parts:
             answers = pipeline.evaluate_heldout(opened)
             return paired.show(paired.Pairs({str(opened.folder): answers}, {}))
         result = getattr(pipeline, name)(opened)
@@ -207,21 +217,32 @@ def compare(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--heldout", action="store_true", help="with --paired: over the held-out images instead"
     )
+    parser.add_argument(
+        "--behaviour",
+        action="store_true",
+        help="classes, calibration, corruptions, agreement, supervisors and watermark, as "
+        "`jaxprune evaluate RUN --behaviour` found them; of one run or more",
+    )
     given = parser.parse_args(arguments)
     if given.heldout and not given.paired:
         raise ValueError("--heldout says over which images --paired compares; give --paired, too")
     _without_accelerator()
     from jaxprune.files import write_json
+    from jaxprune.report import behaviour
     from jaxprune.report import compare as comparison
 
     runs = comparison.read(given.runs)
     part = "heldout" if given.heldout else "test"
     pairs = comparison.pairs(runs, part) if given.paired else None
+    behaves = {run.label: behaviour.read(run.folder) for run in runs if given.behaviour}
     if given.json:
-        write_json(given.json, comparison.record(runs, pairs))
+        record = comparison.record(runs, pairs)
+        write_json(given.json, record | ({"behaviour": behaves} if behaves else {}))
     if given.plot:
         comparison.plot(given.plot, runs)
     comparison.show(runs, pairs)
+    if behaves:
+        behaviour.show(behaves)
 
 
 def supervise(arguments: Sequence[str]) -> None:
@@ -258,6 +279,95 @@ def supervise(arguments: Sequence[str]) -> None:
     opened = pipeline.open_run(given.run)
     images = pipeline.SUPERVISED if given.images is None else given.images
     report.show(pipeline.supervise(opened, given.case, images), cases.WORDS)
+
+
+def watermark(arguments: Sequence[str]) -> None:
+    """`jaxprune watermark embed | extract`: a mark into a run, and out of an architecture."""
+    verbs = {"embed": _embed, "extract": _extract}
+    verb = arguments[0] if arguments else ""
+    if verb in _HELP:
+        print("\n".join(f"jaxprune watermark {name} --help" for name in verbs))
+    elif verb in verbs:
+        verbs[verb](arguments[1:])
+    else:
+        raise ValueError("say what to do: jaxprune watermark embed, or jaxprune watermark extract")
+
+
+def _mark_options(parser: argparse.ArgumentParser, *, embed: bool) -> None:
+    """What embedding and extraction have in common."""
+    add = parser.add_argument
+    add("--key-file", metavar="FILE", default="", help="the secret key, 16 bytes or more")
+    add("--message", metavar="HEX", required=embed, help="the message, in hexadecimal digits")
+    add("--code", choices=("none", "repetition", "reed_solomon"), help="how it bears errors")
+    add("--strength", metavar="N", type=int, help="errors that the code corrects; 1 by default")
+    add("--check", metavar="N", type=int, help="bits that tell a wrong key; 8 by default")
+    add("--step", metavar="N", type=int, help="channels between two values; 1 by default")
+
+
+def _embed(arguments: Sequence[str]) -> None:
+    parser = _Parser(
+        "watermark embed",
+        "Marks the trained network of a run by how many channels of each layer are pruned, and "
+        "fine-tunes it, in a run of its own.",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run whose network is trained")
+    add("--out", metavar="DIR", required=True, help="the folder of the marked run")
+    _mark_options(parser, embed=True)
+    add("--rate", metavar="R", type=float, help="fraction pruned but for the mark; else the budget")
+    add("--first", choices=("key", "importance"), help="who names the candidates; key by default")
+    add("--pool", metavar="P", type=float, help="candidates for each channel that goes; 2")
+    given = parser.parse_args(arguments)
+    options = {n: v for n, v in vars(given).items() if v is not None and n not in ("run", "out")}
+    from jaxprune import pipeline
+    from jaxprune.methods import Watermark
+    from jaxprune.pipeline import marking
+    from jaxprune.report import table
+    from jaxprune.report import watermark as report
+
+    method = Watermark(**options)
+    with _stoppable():
+        opened = pipeline.open_run(marking.marked(given.run, method, given.out))
+        sizes = {name: group.size for name, group in opened.graph.groups.items()}
+        report.show_plan(sizes, method.scheme)
+        pipeline.share_training(opened, given.run)
+        table.show(pipeline.run(opened.config))
+
+
+def _extract(arguments: Sequence[str]) -> None:
+    parser = _Parser(
+        "watermark extract", "Reads the mark of a network from its widths, whatever its weights."
+    )
+    add = parser.add_argument
+    add(
+        "network",
+        metavar="NETWORK",
+        help="a run, a saved network, a file of PyTorch's weights, or module:attribute",
+    )
+    _mark_options(parser, embed=False)
+    add("--bits", metavar="N", type=int, help="of the message, where neither it nor a run says so")
+    add("--model", metavar="NAME", help="what it was pruned from; runs and saved networks know it")
+    add("--input", metavar="SHAPE", action="append", default=[], help="of that: see inspect")
+    add("--arg", metavar="KEY=VALUE", action="append", default=[], help="likewise")
+    add("--protect", metavar="PATTERN", action="append", default=[], help="likewise")
+    given = parser.parse_args(arguments)
+    _without_accelerator()
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    from jaxprune.methods.watermark import Scheme, bytes_of
+    from jaxprune.pipeline import marking
+    from jaxprune.report import watermark as report
+
+    claimed = None if given.message is None else bytes_of(given.message)
+    known = marking.scheme_of(given.network) or Scheme(0)
+    options = {n: getattr(given, n) for n in ("bits", "code", "strength", "check", "step")}
+    scheme = known._replace(**{n: v for n, v in options.items() if v is not None})
+    if claimed is not None:
+        scheme = scheme._replace(bits=8 * len(claimed))
+    marking.require_scheme(scheme)
+    of = marking.architecture(given.network, given.model, given.input, given.arg, given.protect)
+    reading = marking.extract(of, given.key_file, scheme)
+    report.show_reading(reading, marking.require_fit(reading, scheme, claimed))
 
 
 def inspect(arguments: Sequence[str]) -> None:
@@ -494,6 +604,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     **{name: partial(_stage, name) for name in _STAGES},
     "status": status,
     "supervise": supervise,
+    "watermark": watermark,
     "compare": compare,
     "inspect": inspect,
     "import": import_,

@@ -30,7 +30,28 @@ def named_graph(
     protect: Sequence[str] = (),
     allow_inexact: bool = False,
 ) -> ChannelGraph:
-    """The channel graph of a model that is named by a text.
+    """The channel graph of a model that is named by a text: that of `named_network`.
+
+    Args:
+      name: as for `named_network`.
+      inputs: likewise.
+      arguments: likewise.
+      protect: as for `jaxprune.trace`.
+      allow_inexact: as for `jaxprune.trace`.
+
+    Raises:
+      ValueError: as `named_network`, or nothing in it can be pruned.
+    """
+    fn, variables, inputs = named_network(name, inputs, arguments)
+    return trace(fn, variables, *inputs, protect=protect, allow_inexact=allow_inexact)
+
+
+def named_network(
+    name: str,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple[Callable[..., Any], Any, Sequence[jax.ShapeDtypeStruct]]:
+    """A model that is named by a text: its function, variables or their shapes, and inputs.
 
     Nothing of the model is computed but what its own Python code computes: a Linen module or a
     Haiku transform without variables is initialised abstractly, by shapes alone.
@@ -43,12 +64,9 @@ def named_graph(
         image's, (height, width, channels); a batch of one is traced.
       arguments: keywords that the model is called with, such as `train`. Of a shipped model options
         of `jaxprune.models.build`; `num_classes` is 1000 where it is not given.
-      protect: as for `jaxprune.trace`.
-      allow_inexact: as for `jaxprune.trace`.
 
     Raises:
-      ValueError: there is no such model, it is none, it fails on such inputs, or nothing in it can
-        be pruned.
+      ValueError: there is no such model, it is none, or it fails on such inputs.
     """
     arguments = dict(arguments or {})
     keywords = dict(arguments or {})
@@ -65,7 +83,7 @@ def named_graph(
     except Exception as error:
         # The user's own code may raise anything.
         raise ValueError(f"{shown}: {_told(error)}") from error
-    return trace(fn, variables, *inputs, protect=protect, allow_inexact=allow_inexact)
+    return fn, variables, inputs
 
 
 def describe(inputs: Sequence[jax.ShapeDtypeStruct]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jaxprune.config import RunConfig
 from jaxprune.files import read_json
+from jaxprune.pipeline.behaviour import behave
 from jaxprune.pipeline.controls import control
 from jaxprune.pipeline.evaluation import evaluate, evaluate_heldout, pruned_groups
 from jaxprune.pipeline.experiment import Experiment, config_of, open_run
@@ -61,7 +62,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 
 __all__ = [
-    "SUPERVISED", "Experiment", "Stopped", "config_of", "control", "evaluate", "evaluate_heldout",
-    "finetune", "open_run", "prune", "pruned_groups", "run", "sensitivity", "share_training",
-    "status", "supervise", "train",
+    "SUPERVISED", "Experiment", "Stopped", "behave", "config_of", "control", "evaluate",
+    "evaluate_heldout", "finetune", "open_run", "prune", "pruned_groups", "run", "sensitivity",
+    "share_training", "status", "supervise", "train",
 ]  # fmt: skip

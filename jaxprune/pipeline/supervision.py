@@ -78,7 +78,7 @@ def _judge(
     steps = 2 * len(SUPERVISORS) + len(left)
     with run.stage("supervise"), track("supervise", steps, "steps") as advance:
         drawn = run.draw(images, purpose=0x5EE)
-        inliers = _test(run, images)
+        inliers = test_images(run, images)
         fitted: dict[str, dict[str, Score]] = {}
         seen: dict[str, Seen] = {}
         scores: dict[str, dict[str, np.ndarray]] = {}
@@ -165,7 +165,7 @@ def _normalised(run: Experiment, images: np.ndarray) -> np.ndarray:
     return np.asarray(normalize(images, mean=run.data.mean, std=run.data.std))
 
 
-def _test(run: Experiment, images: int) -> Split:
+def test_images(run: Experiment, images: int) -> Split:
     """Test images that do not depend on the run's seed, so that runs compare."""
     test = run.data.test
     order = np.random.default_rng(0).permutation(len(test))[:images]
