@@ -55,5 +55,6 @@ def _images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     for i, image in enumerate(images):
         for c in range(image.shape[-1]):
             plane = Image.fromarray(np.ascontiguousarray(image[..., c]))
-            out[i, ..., c] = plane.resize((width, height), Image.Resampling.BILINEAR)
+            resized = plane.resize((width, height), Image.Resampling.BILINEAR)
+            out[i, ..., c] = np.asarray(resized)
     return out if channels == out.shape[-1] else np.repeat(out, channels, axis=-1)
