@@ -29,6 +29,9 @@ DAMPING = 1e-4
 """Of a refit, in parts of the mean second moment: calibration data are often of too low a rank. By
 measurement on a held-out part it is the better for it, too."""
 
+_KEPT_BYTES = 1 << 30
+"""Of fits that `Ranked` keeps, roughly."""
+
 
 class Fit(NamedTuple):
     """A kernel over the kept units, float64.
@@ -58,12 +61,19 @@ def least_squares(layer: Moments, kept: Any, damping: float | None = None) -> Fi
     """
     damping = DAMPING if damping is None else damping
     rows = layer.rows(kept)
-    intercept = layer.outlet.path is not None
-    second, cross = layer.centred()[:2] if intercept else (layer.second, layer.cross)
+    block, cross, power = (
+        layer.second[np.ix_(rows, rows)],
+        layer.cross[rows],
+        layer.second.diagonal(),
+    )
+    if layer.outlet.path is not None:
+        mean = layer.mean[rows]
+        block -= np.outer(mean, mean)
+        cross = cross - np.outer(mean, layer.target)
+        power = power - np.square(layer.mean)
     old = layer.kernel[rows]
-    block = second[np.ix_(rows, rows)]
-    missing = cross[rows] - block @ old
-    ridge = damping * float(np.mean(np.diagonal(second)))
+    missing = cross - block @ old
+    ridge = damping * float(np.mean(power))
     block[np.diag_indices_from(block)] += max(ridge, np.finfo(float).tiny)
     kernel = old + cho_solve(cho_factor(block, lower=True, overwrite_a=True), missing)
     return with_shift(layer, rows, kernel)
@@ -111,7 +121,8 @@ class Ranked:
     ):
         self.graph, self.variables = graph, variables
         self.layers, self.orders, self.fit = layers, orders, fit
-        self.fits = functools.lru_cache(maxsize=128)(self._fits)
+        largest = max((one.kernel.nbytes for read in layers.values() for one in read), default=1)
+        self.fits = functools.lru_cache(maxsize=64 + _KEPT_BYTES // largest)(self._fits)
 
     def _fits(self, group: str, width: int) -> list[tuple[Moments, Fit]]:
         kept = np.sort(self.orders[group][:width])
