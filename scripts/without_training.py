@@ -107,10 +107,14 @@ class Bench:
             for name, layers in self.moments().items()
         }
 
-    def orders(self) -> dict[str, np.ndarray]:
-        if "orders" not in self.shared:
-            self.shared["orders"] = {n: ranking(layers) for n, layers in self.moments().items()}
-        return self.shared["orders"]
+    def orders(self, widths: Widths) -> dict[str, np.ndarray]:
+        """The greedy ranking is a path: what is ranked for one width serves all below it."""
+        orders = self.shared.setdefault("orders", {})
+        for name, layers in self.moments().items():
+            width, size = widths[name], self.problem.graph.groups[name].size
+            if width < size and orders.get(name, (0, None))[0] < width:
+                orders[name] = width, ranking(layers, width)
+        return {n: orders[n][1] if n in orders else np.arange(w) for n, w in widths.items()}
 
     def repaired(self, masks: dict[str, Any], how: Callable[..., Any] = least_squares) -> Network:
         """The network with every reader of a group refitted over what the masks keep."""
@@ -146,7 +150,7 @@ def lasso(bench: Bench, widths: Widths) -> Network:
 
 def compensation(rescale: Any) -> Callable[[Bench, Widths], Network]:
     def method(bench: Bench, widths: Widths) -> Network:
-        scores = {name: -np.argsort(order) for name, order in bench.orders().items()}
+        scores = {name: -np.argsort(order) for name, order in bench.orders(widths).items()}
         masks = keep_top(scores, widths)
         return bench.repaired(masks, lambda layer, kept: compensated(layer, kept, rescale))
 

@@ -83,7 +83,8 @@ class Compensation(Method):
         sizes = {name: graph.groups[name].size for name in groups}
 
         def ranked(orders: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
-            return {**orders, groups[i]: ranking(layers[groups[i]])}
+            name = groups[i]
+            return {**orders, name: ranking(layers[name], problem.budget.widths.get(name))}
 
         blank = {name: np.arange(size) for name, size in sizes.items()}
         orders = problem.run.loop("ranking", ranked, blank, len(groups))
@@ -192,22 +193,23 @@ def explained(layer: Moments, kept: np.ndarray) -> float:
     return float(np.sum(both * kernel) / max(variance.sum(), np.finfo(float).tiny))
 
 
-def ranking(layers: Sequence[Moments]) -> np.ndarray:
+def ranking(layers: Sequence[Moments], most: int | None = None) -> np.ndarray:
     """All units, each next the one that explains most of what the outputs still vary, int (U,).
 
-    Where several consumers read the group, their gains are added in parts of their variances.
+    Where several consumers read the group, their gains are added in parts of their variances. With
+    `most`, the units after so many are in no particular order.
     """
     residuals = [Residual(layer) for layer in layers]
     left = np.ones(residuals[0].units, bool)
     order = []
-    for _ in range(len(left)):
+    for _ in range(len(left) if most is None else most):
         gains = np.sum([one.gains() for one in residuals], axis=0)
         unit = int(np.argmax(np.where(left, gains, -np.inf)))
         order.append(unit)
         left[unit] = False
         for one in residuals:
             one.take(unit)
-    return np.array(order)
+    return np.concatenate([np.array(order, int), np.flatnonzero(left)])
 
 
 class Residual:
