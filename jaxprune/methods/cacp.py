@@ -65,8 +65,6 @@ class Learning(NamedTuple):
 
     agent: Agent
     replay: Replay
-    course: np.ndarray  # (batches, E): rewards
-    rates: np.ndarray  # (batches, E): what was asked for
 
 
 class Best(NamedTuple):
@@ -162,7 +160,7 @@ class CACP(Method):
         key = jax.random.fold_in(problem.key, 0xCAC)
 
         def batch_of_episodes(carry: Learning, i: int) -> Learning:
-            agent, replay, course, asked = carry
+            agent, replay = carry
             keys = jax.random.split(jax.random.fold_in(key, i), 4)
             rates = self._drawn(keys[0])
             shape = (size, length)
@@ -179,16 +177,11 @@ class CACP(Method):
             replay = ddpg.store(replay, transitions(done, jnp.asarray(rewards, float)))
             if i >= warm:
                 agent = ddpg.learn(agent, replay, keys[2], size, self.ddpg)
-            course, asked = np.array(course), np.array(asked)
-            course[i], asked[i] = rewards, np.asarray(rates)
-            return Learning(agent, replay, course, asked)
+            return Learning(agent, replay)
 
         capacity = (warm + rest) * size * length
-        blank = np.zeros((warm + rest, size))
-        start = Learning(
-            ddpg.init(jax.random.fold_in(problem.key, 0xA6E), FEATURES, self.ddpg),
-            ddpg.empty(capacity, FEATURES), blank, blank,
-        )  # fmt: skip
+        fresh = ddpg.init(jax.random.fold_in(problem.key, 0xA6E), FEATURES, self.ddpg)
+        start = Learning(fresh, ddpg.empty(capacity, FEATURES))
         return problem.run.loop("episodes", batch_of_episodes, start, warm + rest).agent
 
     def ask(
