@@ -31,6 +31,16 @@ fine-tuned at 8.01x fewer parameters and 3.60x fewer MACs, in 107 s; the genetic
     jaxprune run configs/digits_vgg.py --method group_fisher --from runs/digits_vgg \
         --out runs/fisher
     jaxprune compare runs/digits_vgg runs/fisher --paired --plot methods.png
+
+Those that repair by least squares need no training here. One seed, test accuracy at 8.0x fewer
+parameters, the unpruned network of the same training at 97.8 % and its control at 98.0 %:
+
+| method         | MACs         | as cut | BatchNorm anew | fine-tuned |
+|----------------|--------------|--------|----------------|------------|
+| `genetic`      | 3.65x fewer  | 24.2 % | 89.0 %         | 97.4 %     |
+| `lasso`        | 3.65x fewer  | 98.0 % | 98.2 %         | 97.6 %     |
+| `compensation` | 5.67x fewer  | 94.4 % | 95.0 %         | 98.4 %     |
+| `cacp`         | 3.05x fewer  | 97.2 % | 97.6 %         | 97.6 %     |
 """
 
 import jaxprune as jp
