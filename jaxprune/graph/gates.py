@@ -38,12 +38,19 @@ class Gates:
             for name, group in self.groups.items():
                 inside = np.flatnonzero((units >= start) & (units < start + group.size))
                 if len(inside):
-                    places = inside[np.argsort(units[inside], kind="stable")]
+                    places = _sliced(inside[np.argsort(units[inside], kind="stable")])
                     last = jnp.moveaxis(value, axis, -1)
                     gated = self.gate(name, last[..., places], kernels).astype(value.dtype)
                     value = jnp.moveaxis(last.at[..., places].set(gated), -1, axis)
                 start += group.size
         return value
+
+
+def _sliced(places: np.ndarray) -> np.ndarray | slice:
+    """Places as a slice where they follow each other: it costs next to nothing, a gather does."""
+    first, count = int(places[0]), len(places)
+    follow = np.array_equal(places, np.arange(first, first + count))
+    return slice(first, first + count) if follow else places
 
 
 def require_gateable(
