@@ -34,7 +34,9 @@ def reshape(dataset: Dataset, shape: tuple[int, int, int]) -> Dataset:
 
     def split(part: Split | Streamed) -> Split:
         assert isinstance(part, Split)
-        return dataclasses.replace(part, images=_images(part.images, shape))
+        return dataclasses.replace(part, images=resize(part.images, shape))
+
+    left_out = dataset.load_left_out
 
     def statistic(values: tuple[float, ...]) -> tuple[float, ...]:
         return values * (shape[2] // before[2])
@@ -46,10 +48,14 @@ def reshape(dataset: Dataset, shape: tuple[int, int, int]) -> Dataset:
         mean=statistic(dataset.mean),
         std=statistic(dataset.std),
         load_test=lambda: split(dataset.load_test()),
+        load_left_out=None if left_out is None else lambda: split(left_out()),
     )
 
 
-def _images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def resize(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images uint8 [N, h, w, c] in another shape, [N, *shape]: bilinear, grey in equal channels."""
+    if images.shape[1:] == shape:
+        return images
     height, width, channels = shape
     out = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
     for i, image in enumerate(images):

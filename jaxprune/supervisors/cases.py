@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from jaxprune.data import Dataset, Split
 from jaxprune.data.corruptions import CORRUPTIONS, STRENGTHS, corrupt
+from jaxprune.data.reshaped import resize
 from jaxprune.data.scenes import scenes
 
 WORDS = {
@@ -110,21 +110,4 @@ def outliers(name: str, data: Dataset, inliers: Split, seed: int, data_dir: Any)
 
         found = reader.read("fashion_mnist", "test", data_dir).images
     order = np.random.default_rng(seed).permutation(len(found))[: len(inliers)]
-    return {"": fitted(found[np.sort(order)], data.input_shape)}
-
-
-def fitted(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Images uint8 [N, h, w, c] in another size, grey repeated over the channels, [N, *shape]."""
-    height, width, channels = shape
-    if images.shape[1:] == shape:
-        return images
-    resized = [
-        np.asarray(
-            Image.fromarray(image.squeeze()).resize((width, height), Image.Resampling.BILINEAR)
-        )
-        for image in images
-    ]
-    pixels = np.stack(resized).reshape(len(images), height, width, -1)
-    if channels == 1:
-        pixels = np.round(pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
-    return np.broadcast_to(pixels, (len(images), *shape)).copy()
+    return {"": resize(found[np.sort(order)], data.input_shape)}

@@ -167,3 +167,9 @@ def test_shapes_that_cannot_be_are_told():
         reshape(three, (4, 4, 1))
     with pytest.raises(ValueError, match="must be height, width and channels above 0"):
         data.load("digits", shape=(0, 8, 1))
+
+
+def test_images_that_are_left_out_have_the_shape_of_the_others():
+    found = data.load("digits", left_out=(0, 7), shape=(12, 10, 3))
+    assert found.load_left_out is not None
+    assert found.load_left_out().image_shape == found.test.image_shape == (12, 10, 3)

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from jaxprune import cli, pipeline
+from jaxprune import cli, data, pipeline
 from jaxprune.budget import Budget
 from jaxprune.config import DataConfig, FinetuneConfig, ModelConfig, RecalibrationConfig, RunConfig
 from jaxprune.data.corruptions import corrupt
@@ -138,9 +138,10 @@ def test_a_mistake_is_one_sentence(run, arguments, words, capsys):
 def test_cases_know_their_data(run):
     digits = run.data
     assert cases.names(digits, fashion=True)[-1] == "left_out"  # grey images are of one channel
-    grey = np.arange(4 * 28 * 28, dtype=np.uint32).reshape(4, 28, 28, 1).astype(np.uint8)
-    colour = cases.fitted(grey, (32, 32, 3))
-    assert colour.shape == (4, 32, 32, 3)
-    assert (colour[..., 0] == colour[..., 2]).all()
-    assert cases.fitted(np.repeat(grey, 3, axis=-1), (8, 8, 1)).shape == (4, 8, 8, 1)
-    np.testing.assert_array_equal(cases.fitted(grey, (28, 28, 1)), grey)
+    colour = data.load("scenes", heldout=60)
+    assert cases.names(colour, fashion=True)[-2:] == ["fog", "urban"]
+    few = colour.test.first(6)
+    (fog,) = cases.outliers("fog", colour, few, 0, None).values()
+    assert fog.shape == few.images.shape and np.any(fog != few.images)
+    (left,) = cases.outliers("left_out", digits, digits.test.first(30), 0, None).values()
+    assert len(left) == 30 and left.shape[1:] == (8, 8, 1)
