@@ -22,6 +22,15 @@ layer bears are reconstructed. Bits go where a period of 2^k D is the smallest p
 A network of C_1, …, C_n channels has `Π C_i` architectures, so that no scheme marks it with more
 than `Σ log2 C_i` bits: 104 for VGG-16's convolutions, 148 for the ResNet-56 of CIFAR. 128 bits fit
 the second (keeping a half of each layer in the mean) and not the first.
+
+    >>> from jaxprune.marks import Key
+    >>> key, scheme = Key(b"sixteen bytes or more"), Scheme(bits=8, check=4)
+    >>> sizes, base = {"first": 64, "second": 128}, {"first": 20, "second": 40}
+    >>> pruned = counts(sizes, base, bytes.fromhex("a5"), key, scheme)
+    >>> widths = {name: sizes[name] - pruned[name] for name in sizes}
+    >>> found = read(sizes, widths, key, scheme)         # of a network: widths_of(graph, ...)
+    >>> found.fits, np.packbits(found.message).tobytes().hex()
+    (True, 'a5')
 """
 
 from __future__ import annotations

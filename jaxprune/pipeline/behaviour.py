@@ -31,6 +31,8 @@ from jaxprune.train.network import Network
 
 IMAGES = 1000
 """Test images that are corrupted."""
+ON_DISK = 5000
+"""Test images in all, of those that stay on disk and where `evaluation.images` says nothing."""
 
 
 @exclusive
@@ -45,7 +47,9 @@ def behave(run: Experiment) -> dict[str, Any]:
         "unpruned": (run.network, trained(run)),
         "pruned": (student(run, pruned), pruned.variables),
     }
-    test = supervision.test_images(run, run.config.evaluation.images or len(run.data.test))
+    whole = run.data.test
+    images = run.config.evaluation.images or (len(whole) if isinstance(whole, Split) else ON_DISK)
+    test = supervision.test_images(run, images)
     few = test.first(IMAGES)
     heldout = run.data.heldout
     found: dict[str, Any] = {"images": len(test), "heldout": len(heldout)}
