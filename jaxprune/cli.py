@@ -5,14 +5,12 @@ Everything that is slow to import waits until a command needs it.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from jaxprune.graph import Pruned
 
 from jaxprune.memory import keep_freed_memory
+from jaxprune.terminal import HELP, Parser, stoppable, without_accelerator
 
 _USAGE = """\
 usage: jaxprune run CONFIG [--method NAME] [--from RUN] [--field value ...]
@@ -154,7 +153,7 @@ def run(arguments: Sequence[str]) -> None:
     from jaxprune import pipeline
     from jaxprune.report import table
 
-    with _stoppable():
+    with stoppable():
         if source is not None:
             pipeline.share_training(pipeline.open_run(config), source)
         table.show(pipeline.run(config))
@@ -169,7 +168,7 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
     from jaxprune.files import plain
     from jaxprune.report import behaviour, overview, paired, table
 
-    with _stoppable():
+    with stoppable():
         opened = pipeline.open_run(config)
         if source is not None:
             pipeline.share_training(opened, source)
@@ -191,10 +190,10 @@ def _stage(name: str, arguments: Sequence[str]) -> None:
 
 def status(arguments: Sequence[str]) -> None:
     """`jaxprune status RUN`: where a run is."""
-    parser = _Parser("status", "Where a run is: reads its folder alone, at any time.")
+    parser = Parser("status", "Where a run is: reads its folder alone, at any time.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     folder = parser.parse_args(arguments).run
-    _without_accelerator()
+    without_accelerator()
     from jaxprune import pipeline
     from jaxprune.files import plain
     from jaxprune.report import overview
@@ -204,7 +203,7 @@ def status(arguments: Sequence[str]) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     """`jaxprune compare RUN RUN ...`: runs side by side."""
-    parser = _Parser("compare", "Runs side by side: what their configs differ in, and the results.")
+    parser = Parser("compare", "Runs side by side: what their configs differ in, and the results.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
     parser.add_argument("--json", metavar="FILE", help="write the comparison as JSON too")
     parser.add_argument("--plot", metavar="FILE", help="draw accuracy against cost as a PNG")
@@ -226,7 +225,7 @@ def compare(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     if given.heldout and not given.paired:
         raise ValueError("--heldout says over which images --paired compares; give --paired, too")
-    _without_accelerator()
+    without_accelerator()
     from jaxprune.files import write_json
     from jaxprune.report import behaviour
     from jaxprune.report import compare as comparison
@@ -247,7 +246,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def supervise(arguments: Sequence[str]) -> None:
     """`jaxprune supervise RUN`: supervisors on the networks of a run."""
-    parser = _Parser(
+    parser = Parser(
         "supervise",
         "How well supervisors tell unknown inputs from test images, for the unpruned and the "
         "pruned network of a run; in supervision.json and plots/supervise_*.png.",
@@ -283,96 +282,14 @@ def supervise(arguments: Sequence[str]) -> None:
 
 def watermark(arguments: Sequence[str]) -> None:
     """`jaxprune watermark embed | extract`: a mark into a run, and out of an architecture."""
-    verbs = {"embed": _embed, "extract": _extract}
-    verb = arguments[0] if arguments else ""
-    if verb in _HELP:
-        print("\n".join(f"jaxprune watermark {name} --help" for name in verbs))
-    elif verb in verbs:
-        verbs[verb](arguments[1:])
-    else:
-        raise ValueError("say what to do: jaxprune watermark embed, or jaxprune watermark extract")
+    from jaxprune import cli_watermark
 
-
-def _mark_options(parser: argparse.ArgumentParser, *, embed: bool) -> None:
-    """What embedding and extraction have in common."""
-    add = parser.add_argument
-    add("--key-file", metavar="FILE", default="", help="the secret key, 16 bytes or more")
-    add("--message", metavar="HEX", required=embed, help="the message, in hexadecimal digits")
-    add("--code", choices=("none", "repetition", "reed_solomon"), help="how it bears errors")
-    add("--strength", metavar="N", type=int, help="errors that the code corrects; 1 by default")
-    add("--check", metavar="N", type=int, help="bits that tell a wrong key; 8 by default")
-    add("--step", metavar="N", type=int, help="channels between two values; 1 by default")
-
-
-def _embed(arguments: Sequence[str]) -> None:
-    parser = _Parser(
-        "watermark embed",
-        "Marks the trained network of a run by how many channels of each layer are pruned, and "
-        "fine-tunes it, in a run of its own.",
-    )
-    add = parser.add_argument
-    add("run", metavar="RUN", help="a run whose network is trained")
-    add("--out", metavar="DIR", required=True, help="the folder of the marked run")
-    _mark_options(parser, embed=True)
-    add("--rate", metavar="R", type=float, help="fraction pruned but for the mark; else the budget")
-    add("--first", choices=("key", "importance"), help="who names the candidates; key by default")
-    add("--pool", metavar="P", type=float, help="candidates for each channel that goes; 2")
-    given = parser.parse_args(arguments)
-    options = {n: v for n, v in vars(given).items() if v is not None and n not in ("run", "out")}
-    from jaxprune import pipeline
-    from jaxprune.methods import Watermark
-    from jaxprune.pipeline import marking
-    from jaxprune.report import table
-    from jaxprune.report import watermark as report
-
-    method = Watermark(**options)
-    with _stoppable():
-        opened = pipeline.open_run(marking.marked(given.run, method, given.out))
-        sizes = {name: group.size for name, group in opened.graph.groups.items()}
-        report.show_plan(sizes, method.scheme)
-        pipeline.share_training(opened, given.run)
-        table.show(pipeline.run(opened.config))
-
-
-def _extract(arguments: Sequence[str]) -> None:
-    parser = _Parser(
-        "watermark extract", "Reads the mark of a network from its widths, whatever its weights."
-    )
-    add = parser.add_argument
-    add(
-        "network",
-        metavar="NETWORK",
-        help="a run, a saved network, a file of PyTorch's weights, or module:attribute",
-    )
-    _mark_options(parser, embed=False)
-    add("--bits", metavar="N", type=int, help="of the message, where neither it nor a run says so")
-    add("--model", metavar="NAME", help="what it was pruned from; runs and saved networks know it")
-    add("--input", metavar="SHAPE", action="append", default=[], help="of that: see inspect")
-    add("--arg", metavar="KEY=VALUE", action="append", default=[], help="likewise")
-    add("--protect", metavar="PATTERN", action="append", default=[], help="likewise")
-    given = parser.parse_args(arguments)
-    _without_accelerator()
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    from jaxprune.methods.watermark import Scheme, bytes_of
-    from jaxprune.pipeline import marking
-    from jaxprune.report import watermark as report
-
-    claimed = None if given.message is None else bytes_of(given.message)
-    known = marking.scheme_of(given.network) or Scheme(0)
-    options = {n: getattr(given, n) for n in ("bits", "code", "strength", "check", "step")}
-    scheme = known._replace(**{n: v for n, v in options.items() if v is not None})
-    if claimed is not None:
-        scheme = scheme._replace(bits=8 * len(claimed))
-    marking.require_scheme(scheme)
-    of = marking.architecture(given.network, given.model, given.input, given.arg, given.protect)
-    reading = marking.extract(of, given.key_file, scheme)
-    report.show_reading(reading, marking.require_fit(reading, scheme, claimed))
+    cli_watermark.watermark(arguments)
 
 
 def inspect(arguments: Sequence[str]) -> None:
     """`jaxprune inspect MODEL --input SHAPE`: what the channel graph of a model found."""
-    parser = _Parser(
+    parser = Parser(
         "inspect",
         "The coupled channel groups of a model with what a unit costs, and what is fixed and why.",
     )
@@ -410,7 +327,7 @@ def inspect(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write it as JSON too")
     given = parser.parse_args(arguments)
-    _without_accelerator()
+    without_accelerator()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     from jaxprune.files import plain, write_json
@@ -433,7 +350,7 @@ def inspect(arguments: Sequence[str]) -> None:
 
 def import_(arguments: Sequence[str]) -> None:
     """`jaxprune import FILE --model NAME --out FOLDER`: PyTorch weights as a saved network."""
-    parser = _Parser(
+    parser = Parser(
         "import",
         "Weights of PyTorch as a saved network, for jaxprune.load. A run takes them with "
         "--model.weights FILE instead.",
@@ -444,7 +361,7 @@ def import_(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where it is saved")
     given = parser.parse_args(arguments)
-    _without_accelerator()
+    without_accelerator()
     from jaxprune import checkpoint, interop
 
     network = interop.unpruned(interop.from_torch(given.file, given.model), given.model)
@@ -454,7 +371,7 @@ def import_(arguments: Sequence[str]) -> None:
 
 def export(arguments: Sequence[str]) -> None:
     """`jaxprune export RUN|FOLDER --to torch --out FILE`: a pruned network for PyTorch."""
-    parser = _Parser(
+    parser = Parser(
         "export",
         "A pruned network as weights under PyTorch's names, with a list of its widths beside them.",
     )
@@ -464,7 +381,7 @@ def export(arguments: Sequence[str]) -> None:
         "--out", metavar="FILE", required=True, help="FILE.safetensors; the widths in FILE.json"
     )
     given = parser.parse_args(arguments)
-    _without_accelerator()
+    without_accelerator()
     from jaxprune import checkpoint, interop
 
     folder = given.network
@@ -487,35 +404,6 @@ def _parameters(network: Pruned) -> str:
     return f"{sum(leaf.size for leaf in jax.tree.leaves(network.variables['params'])):,} parameters"
 
 
-def _without_accelerator() -> None:
-    """For commands that only read: the process that runs may hold the accelerator alone."""
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-
-
-class _Parser(argparse.ArgumentParser):
-    """A command's arguments; a mistake in them is an error like every other."""
-
-    def __init__(self, command: str, description: str):
-        super().__init__(prog=f"jaxprune {command}", description=description)
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see {self.prog} --help")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Where a training saved and stopped because of SIGTERM: one line, and exit code 143."""
-    from jaxprune.pipeline.stopping import Stopped
-
-    try:
-        yield
-    except Stopped as stopped:
-        print(f"jaxprune: {stopped}", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-
-
 def parse(arguments: Sequence[str], command: str = "run") -> RunConfig:
     """The config that the arguments after a command name, with its fields overridden.
 
@@ -524,7 +412,7 @@ def parse(arguments: Sequence[str], command: str = "run") -> RunConfig:
       FileNotFoundError: there is no such config, or a folder without a run.
       SystemExit: after `--help`, or with tyro's own words on a field that is not known.
     """
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _HELP):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in HELP):
         raise ValueError(
             "name a config first, or the folder of a run: "
             f"jaxprune {command} configs/digits_vgg.py [--field value]"
@@ -533,7 +421,7 @@ def parse(arguments: Sequence[str], command: str = "run") -> RunConfig:
 
     from jaxprune.config import RunConfig, load
 
-    asked_in_general = arguments[0] in _HELP
+    asked_in_general = arguments[0] in HELP
     path, overrides = ("CONFIG", arguments) if asked_in_general else (arguments[0], arguments[1:])
     if asked_in_general:
         default = RunConfig()
@@ -610,7 +498,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "import": import_,
     "export": export,
 }
-_HELP = ("--help", "-h")
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
@@ -619,7 +506,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
         print(_usage(), file=sys.stderr)
         sys.exit(2)
     command, *rest = arguments
-    if command in _HELP:
+    if command in HELP:
         print(_usage())
     elif command == "--version":
         from importlib.metadata import version
