@@ -23,11 +23,11 @@ by layer), and what falls where the training ends before all is decided: the hig
 `channels` is an adaptation: the same with a probability for each unit of the coupled groups, ranked
 by the L1 norm of all that writes it; it answers masks, and the network gets smaller.
 
-On the digits (one seed, `jaxprune run configs/digits_vgg.py --method spp --method.interval 20 --from
-runs/digits_vgg`) 97.8 % of the unpruned network become 96.4 % after 200 updates, BatchNorm
-statistics taken anew, and 97.4 % fine-tuned, at 8.0x fewer parameters and 8.7x fewer MACs; the
-genetic system beside it has 97.4 % at 8.0x and 3.7x. 0.8 % of the columns of one layer were not
-decided by then. A step costs no more than a plain one (`scripts/benchmarks/training_methods.py`).
+On the digits (one seed, `jaxprune run configs/digits_vgg.py --method spp --method.interval 20
+--from runs/digits_vgg`) 97.8 % of the unpruned network become 96.4 % after 200 updates, with
+BatchNorm statistics taken anew, and 97.4 % fine-tuned, at 8.0x fewer parameters and 8.7x fewer
+MACs; the genetic system beside it has 97.4 % at 8.0x and 3.7x. 0.8 % of the columns of one layer
+were not decided by then. A step costs about a plain one (`scripts/benchmarks/training_methods.py`).
 
 In a training loop of your own it is a wrapper of the network and one of the optimizer:
 

@@ -22,6 +22,12 @@ the mean y of its channels multiplied in. Which width a stage gets is reconstruc
 largest ratios to the threshold of all its blocks are averaged, for each k), as are the blocks'
 initial weights (PyTorch's) and that sums stay whole.
 
+On the digits (one seed, `jaxprune run configs/digits_vgg.py --method ucp --budget.targets params/1
+--finetune.start fresh --distill.attention 0 --distill.kl 0 --controls scratch`) 97.8 % of the
+unpruned network become 97.8 % at 3.3x fewer parameters and MACs after 40 epochs from random
+weights; the same widths after 110 have 98.4 %. A step of the gated training costs 1.1 plain ones
+(`scripts/benchmarks/training_methods.py`).
+
 In a training loop of your own the blocks are a wrapper of the network:
 
     >>> import jaxprune as jp

@@ -14,8 +14,8 @@ other work on them as they can do, which is why the ratios spread:
 | SPP | 11 | 1.76 s (1.39 to 2.2) | 1.8 s (1.23 to 2.11) | 0.97 | 0.77 | 1.21 |
 | sDprun | 11 | 1.76 s (1.39 to 2.2) | 1.86 s (1.33 to 2.34) | 1.07 | 0.79 | 1.19 |
 
-UCP's row is of a run of its own. Group Fisher before, n = 21, 2 cores of an Intel Xeon with AMX that
-other work shared:
+UCP's row is of a run of its own. Group Fisher before, n = 21, 2 cores of an Intel Xeon with AMX
+that other work shared:
 
 | network | precision | plain | Group Fisher | ratio | from | to |
 |---|---|---|---|---|---|---|
