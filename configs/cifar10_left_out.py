@@ -7,7 +7,27 @@ Deer, dog, frog and horse are left out. Fashion-MNIST, where TFDS_DATA_DIR has i
 corruptions of the test images are outliers as well.
 
 Time: meant for an accelerator, on which it has not run; 200 epochs and 100 of fine-tuning.
-Result: none yet.
+Result: none yet. What ran is Fashion-MNIST beside all ten classes, a VGG-16 that was trained for 52
+epochs in PyTorch, pruned by L1 to params/1.5 and not fine-tuned, on 200 test images, 200 outliers
+and 200 training images to fit to (89.5 % of the 200 right, 89.0 % pruned; two minutes of processor
+time for the last command):
+
+    jaxprune train configs/cifar10_vgg16.py --out runs/x --model.weights FILE.safetensors \
+        --data.heldout IDS.txt --method l1 --budget.targets params/1.5 --finetune.epochs 0 \
+        --controls --recalibration.images 500
+    jaxprune prune runs/x && jaxprune finetune runs/x
+    jaxprune supervise runs/x --case fashion_mnist --images 200
+
+| supervisor  | AUROC | pruned | change              |
+|-------------|-------|--------|---------------------|
+| max_softmax | 0.838 | 0.818  | -2.0 (-4.0 to +0.1) |
+| odin        | 0.909 | 0.871  | -3.8 (-5.9 to -2.0) |
+| openmax     | 0.700 | 0.697  | -0.4 (-3.7 to +2.9) |
+| energy      | 0.894 | 0.859  | -3.4 (-5.4 to -1.6) |
+| mahalanobis | 0.838 | 0.836  | -0.2 (-1.9 to +1.3) |
+| autoencoder | 0.796 | 0.796  |                     |
+
+OpenMax fits its tails to the 20 largest distances of a class, which are all that 200 images have.
 """
 
 from dataclasses import replace
