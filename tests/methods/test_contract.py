@@ -25,6 +25,8 @@ from jaxprune.config import (
 from jaxprune.methods import METHODS
 from jaxprune.pipeline.folder import problem_of
 from jaxprune.problem import Problem, cross_entropy
+from jaxprune.report.metrics import MetricsWriter
+from jaxprune.report.metrics import read as read_metrics
 from jaxprune.search import SearchConfig
 from jaxprune.search.ddpg import DDPGConfig
 from jaxprune.train.memory import MemoryRun
@@ -199,6 +201,32 @@ def test_killed_at_each_step_it_comes_to_the_same_bits(
     assert kills or name not in OPTIONS  # what takes long works in steps
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(selection), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_killed_between_two_checkpoints_of_its_training_it_comes_to_the_same_bits(
+    run, variables, selections, tmp_path, monkeypatch
+):
+    """In the middle of its first and third epoch; what is kept is kept at their ends."""
+    whole, left = selections("group_fisher"), [5, 20]
+    write = MetricsWriter.write
+
+    def killing(writer, **record):
+        write(writer, **record)
+        if left and record["step"] == left[0]:
+            left.pop(0)
+            raise Killed
+
+    monkeypatch.setattr(MetricsWriter, "write", killing)
+    again = dataclasses.replace(run, folder=tmp_path)
+    for kept in (None, 16):
+        with pytest.raises(Killed):
+            method_of("group_fisher").prune(problem_of(again, variables))
+        assert Checkpoints(tmp_path / "checkpoints" / "fisher").latest() == kept
+    selection = method_of("group_fisher").prune(problem_of(again, variables))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(selection), strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps = [record["step"] for record in read_metrics(again.metrics_path)]
+    assert steps == list(range(len(steps))) and len(steps) > 20  # each step told once
 
 
 @pytest.mark.parametrize("name", MEETING)
