@@ -327,7 +327,7 @@ def _drawn(key: jax.Array, images: int, count: int, positions: int | None) -> ja
     """Positions of a map, int (images, positions): one from each of so many equal parts of it."""
     if positions is None or positions >= count:
         return jnp.broadcast_to(jnp.arange(count), (images, count))
-    parts = jnp.arange(positions)[None] + jax.random.uniform(key, (images, positions))
+    parts = jnp.arange(positions, dtype=float)[None] + jax.random.uniform(key, (images, positions))
     return jnp.minimum((parts * (count / positions)).astype(int), count - 1)
 
 

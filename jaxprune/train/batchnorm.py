@@ -112,7 +112,7 @@ def _step(
             return [new[i] for i in where], new
 
         at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
-        along = [jnp.full_like(leaves[i], 1.0) * running[i] for i in where]
+        along = [jnp.full_like(leaves[i], running[i]) for i in where]
         floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
         own = [jnp.zeros_like(leaf) for leaf in leaves]
         for i, value, slope in zip(where, floats, slopes, strict=True):

@@ -31,10 +31,11 @@ def tiny_network(momentum: float = 0.9, dropout: float = 0.0):
                 "bn": {k: momentum * old["bn"][k] + (1 - momentum) * new[k] for k in new},
                 "count": old["count"] + 1,
             }
-        x = (x - mean) * jax.lax.rsqrt(var + 1e-5) + params["bn"]["bias"]
+        x = (x.astype(mean.dtype) - mean) * jax.lax.rsqrt(var + 1e-5)
+        x += params["bn"]["bias"].astype(x.dtype)
         x = jax.nn.relu(x.astype(images.dtype))
         if train and dropout:
-            x *= jax.random.bernoulli(key, 1 - dropout, x.shape) / (1 - dropout)
+            x = jnp.where(jax.random.bernoulli(key, 1 - dropout, x.shape), x / (1 - dropout), 0)
         maps = (jnp.square(x).sum(-1).reshape(len(x), -1),)
         logits = x.reshape(len(x), -1) @ params["linear"]["kernel"] + params["linear"]["bias"]
         return Output(logits, maps, {"batch_stats": stats})
@@ -61,6 +62,14 @@ def tiny_variables(seed: int = 0, channels: int = 6):
             "count": jnp.zeros((), jnp.int32),
         },
     }
+
+
+@pytest.fixture(autouse=True)
+def types_are_written_out(request):
+    """Nothing here leaves it to JAX to find a common type, but for adamw and muon of optax."""
+    by_optax = request.path.name == "test_optimizer.py" or "[cheap]" in request.node.name
+    with jax.numpy_dtype_promotion("standard" if by_optax else "strict"):
+        yield
 
 
 @pytest.fixture
