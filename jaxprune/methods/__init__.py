@@ -23,6 +23,7 @@ from jaxprune.methods.genetic import Genetic
 from jaxprune.methods.greedy import Greedy
 from jaxprune.methods.group_fisher import GroupFisher
 from jaxprune.methods.lasso import Lasso
+from jaxprune.methods.pivoting import Pivoting
 from jaxprune.methods.probabilistic import SPP
 from jaxprune.methods.uniform import UCP
 from jaxprune.methods.watermark import Watermark
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "lasso": Lasso,
     "compensation": Compensation,
     "cacp": CACP,
+    "pivoting": Pivoting,
     "greedy": Greedy,
     "random": Random,
     "l1": L1,
@@ -111,6 +113,7 @@ class _Own(Method):
 
 __all__ = [
     "CACP", "L1", "L2", "METHODS", "SPP", "UCP", "BatchNormScale", "Compensation", "Criterion",
-    "Fisher", "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method", "Random",
-    "SDprun", "Selection", "Taylor", "Watermark", "as_method", "get", "name_of",
+    "Fisher", "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method",
+    "Pivoting", "Random", "SDprun", "Selection", "Taylor", "Watermark", "as_method", "get",
+    "name_of",
 ]  # fmt: skip

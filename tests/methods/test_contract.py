@@ -53,6 +53,7 @@ OPTIONS = {
     "lasso": {"kept": (0.25, 0.5)},
     "greedy": {"kept": (0.25, 0.5)},
     "group_fisher": {"interval": 1},
+    "pivoting": {"tile": 2, "rounds": 2, "training": jp.Retraining(steps=2)},
     "spp": {"interval": 1, "updates": 6},
     "ucp": {"budgeted": True},
     "sdprun": {"budgeted": True, "epochs": 0.5},
@@ -67,7 +68,10 @@ MEETING = [
     if kind.meets_budget or OPTIONS.get(name, {}).get("budgeted")
 ]
 
-BUDGETS = {"spp": Budget("params/1.3,macs/1.1")}
+BUDGETS = {
+    "spp": Budget("params/1.3,macs/1.1"),
+    "pivoting": Budget("params/1.3,macs/1.02"),
+}
 """Where less is within reach than with channels."""
 
 

@@ -1,0 +1,203 @@
+"""Pivoting: what it leaves computes the same, never keeps less than without, and is regular."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxprune as jp
+from jaxprune.graph import paths
+from jaxprune.methods import Pivoting
+from jaxprune.methods.tiled import fitting, kernels
+from jaxprune.problem import Problem
+from jaxprune.train.memory import MemoryRun
+
+KEY = jax.random.key(0)
+STRUCTURES = ("diagonal", "rows", "free")
+WIDTHS = (8, 8, 12, 12)
+
+
+def conv(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def fn(variables, x):
+    """A stem, a residual block whose sum has two writers, a wider layer, and a classifier."""
+    p = variables["params"]
+    x = jnp.tanh(conv(x, p["stem"]))
+    x = x + conv(jnp.tanh(conv(x, p["inner"])), p["outer"])
+    x = jnp.tanh(conv(x, p["wide"]))
+    x = jnp.tanh(conv(x, p["last"]))
+    return x.mean((1, 2)) @ p["classifier"]
+
+
+SHAPES = {
+    "stem": (3, 3, 3, 8), "inner": (3, 3, 8, 8), "outer": (3, 3, 8, 8), "wide": (1, 1, 8, 12),
+    "last": (3, 3, 12, 12), "classifier": (12, 5),
+}  # fmt: skip
+CUT = {f"params/{name}" for name in ("inner", "outer", "wide", "last")}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    params = {n: jnp.asarray(rng.normal(size=s) / np.prod(s[:-1]) ** 0.5, jnp.float32)
+              for n, s in SHAPES.items()}  # fmt: skip
+    variables = {"params": params}
+    batches = [
+        (
+            jnp.asarray(rng.normal(size=(8, 5, 5, 3)), jnp.float32),
+            jnp.asarray(rng.integers(0, 5, 8)),
+        )
+        for _ in range(2)
+    ]
+    graph = jp.trace(fn, variables, batches[0][0][:1])
+    run = MemoryRun(fn, batches, jp.problem.cross_entropy)
+    return Problem(graph, fn, variables, batches, jp.Budget("params/2"), key=KEY, run=run)
+
+
+def test_kernels_between_two_groups_are_cut_and_their_axes_known(problem):
+    found = {kernel.path: kernel for kernel in kernels(problem.graph)}
+    assert found.keys() == CUT
+    wide = found["params/wide"]
+    assert (wide.reads, wide.writes, wide.sizes) == (2, 3, (8, 12))
+    assert (wide.source, wide.target) == ("params/stem[3]", "params/wide[3]")
+    weights = np.asarray(problem.variables["params"]["last"])
+    mass = found["params/last"].mass(weights)
+    np.testing.assert_allclose(mass[3, 5], np.abs(weights[:, :, 3, 5]).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_what_is_kept_is_regular_heavier_than_unpivoted_and_folded(problem, structure):
+    found = Pivoting(structure, tile=2, rounds=1).prune(problem)
+    graph, blocks = problem.graph, found.blocks
+    assert blocks.keys() == CUT
+    pruned = graph.slice(found.variables, found.masks, blocks)
+    cost = graph.cost(found.masks, pruned.kept())
+    assert cost.params <= graph.cost().params / 2
+    # The blocks are what the variables say.
+    leaves = dict(paths.leaves(found.variables))
+    for path, structured in blocks.items():
+        kernel = np.asarray(leaves[path])
+        zero = np.broadcast_to(~structured.mask(kernel.shape), kernel.shape)
+        np.testing.assert_array_equal(kernel == 0, zero)
+        kept = structured.kept.squeeze()
+        if structure == "diagonal":
+            np.testing.assert_array_equal(kept, np.eye(len(kept)))
+        if structure == "rows":
+            assert len(set(kept.sum(0).tolist())) == 1
+        assert structure == "diagonal" or not structured.order
+        assert found.figures["gathered"][path] == sum(map(len, structured.order.values()))
+    mass, before = (sum(found.figures[f].values()) for f in ("mass", "mass_unpivoted"))
+    assert mass > before
+    x = problem.batches[0][0]
+    np.testing.assert_allclose(
+        pruned.wrap(fn)(pruned.variables, x), fn(found.variables, x), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("orders", ["pivoted", "random"])
+def test_where_all_tiles_stay_the_network_is_the_same_in_another_order(problem, orders):
+
+    whole = dataclasses.replace(problem, budget=jp.Budget("params/1"))
+    found = Pivoting("free", tile=2, rounds=1, orders=orders).prune(whole)
+    assert all(b.kept.all() for b in found.blocks.values())
+    if orders == "random":
+        moved, first = (v["params"]["last"] for v in (found.variables, problem.variables))
+        assert not np.array_equal(moved, first)
+    x = problem.batches[0][0]
+    np.testing.assert_allclose(
+        fn(found.variables, x), fn(problem.variables, x), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_folded_network_is_the_one_that_was_pruned_in_place(problem):
+    """Each kept weight stays where it was, but for the orders: held by the network's outputs."""
+    found = Pivoting("diagonal", tile=2, rounds=1, orders="natural").prune(problem)
+    masked = {
+        name: w * np.asarray(found.blocks[f"params/{name}"].mask(w.shape))
+        if f"params/{name}" in found.blocks else w
+        for name, w in problem.variables["params"].items()
+    }  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, found.variables["params"], masked)
+    assert not any(found.figures["gathered"].values())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_rounds_train_with_the_zeros_kept_and_compile_once(problem, structure):
+    run = MemoryRun(fn, problem.batches, jp.problem.cross_entropy)
+
+    own = dataclasses.replace(problem, run=run)
+    method = Pivoting(structure, tile=2, rounds=3, training=jp.Retraining(learning_rate=0.02))
+    found = method.prune(own)
+    (step,) = run._steps.values()
+    assert step._cache_size() == 1
+    for path, structured in found.blocks.items():
+        kernel = dict(paths.leaves(found.variables))[path]
+        assert not np.asarray(kernel)[
+            np.broadcast_to(~structured.mask(kernel.shape), kernel.shape)
+        ].any()
+    stems = (v["params"]["classifier"] for v in (found.variables, problem.variables))
+    assert not np.array_equal(*(np.sort(np.asarray(s), None) for s in stems))  # it was trained
+
+
+def test_a_budget_is_met_to_the_level(problem):
+    graph = problem.graph
+    levels = Pivoting("free", tile=2).levels(kernels(graph))
+    limit = {"macs": graph.cost().macs / 2}
+    chosen = fitting(graph, limit, levels)
+
+    def macs(numbers):
+        return graph.cost(None, {p: levels[p][i] for p, i in numbers.items()}).macs
+
+    assert macs(chosen) <= limit["macs"]
+    for path in chosen:
+        assert macs({**chosen, path: chosen[path] + 1}) > limit["macs"]
+    densities = [levels[p][i] for p, i in chosen.items()]
+    assert max(densities) - min(densities) < 0.2
+
+
+def test_bad_input_gets_one_sentence(problem):
+
+    with pytest.raises(ValueError, match="structure is diagonal, rows, free, not 'x'"):
+        Pivoting(structure="x")
+    with pytest.raises(ValueError, match="tile must be at least 1"):
+        Pivoting(tile=0)
+    for budget, method, message in (
+        ("params/6", Pivoting(tile=4), "beyond reach for params by tiles of at least 4 × 4"),
+        ("params/2", Pivoting("free", tile=64), "no kernel of this network can be cut into tiles"),
+        (
+            "activations/2",
+            Pivoting(),
+            "tiles of at least 8 × 8 channels are no part of activations",
+        ),
+    ):
+        asked = jp.Budget(budget)
+        with pytest.raises(ValueError, match=message):
+            method.require(problem.graph, asked)
+        with pytest.raises(ValueError, match=message):
+            method.prune(dataclasses.replace(problem, budget=asked))
+
+
+def test_an_order_that_cannot_be_folded_is_named():
+    def split(variables, x):
+        h = jnp.tanh(x @ variables["a"])
+        h = h * jax.random.normal(KEY, (8,)) if variables["a"].shape[1] == 8 else h
+        return jnp.tanh(h @ variables["b"]) @ variables["c"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"a": (5, 8), "b": (8, 8), "c": (8, 3)}
+    variables = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
+    x = jnp.ones((2, 5))
+    graph = jp.trace(split, variables, x)
+    if not graph.ordered:
+        pytest.skip("every order can be folded here")
+    problem = Problem(graph, split, variables, [x], jp.Budget("params/1.5"), key=KEY)
+    with pytest.warns(UserWarning, match=r"the order of a\[1\] cannot be folded"):
+        found = Pivoting("free", tile=2, rounds=1).prune(problem)
+    np.testing.assert_array_equal(found.variables["a"], variables["a"])
