@@ -5,8 +5,8 @@ All of it happens while JAX traces, so nothing of it costs at run time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jaxprune.graph.labels import Ids, Keep, Labels, sliced_shape
 from jaxprune.graph.means import Divisor
 from jaxprune.graph.rules import rule_for
 from jaxprune.graph.rules.base import bind
+from jaxprune.graph.structure import Structure
 
 Values = list[Any]
 
@@ -192,9 +193,15 @@ class Dense(Interpretation):
 
 @dataclass
 class Sliced(Interpretation):
-    """The smaller shapes: only the channels that `keep` names exist."""
+    """The smaller shapes: only the channels that `keep` names exist.
+
+    Attributes:
+      keep: which of them.
+      structured: the variables of the outermost block that are projected kernels.
+    """
 
     keep: Keep
+    structured: Mapping[Any, Structure] = field(default_factory=dict)
 
     def conform(self, value: Any, have: Labels, want: Labels, shape: tuple[int, ...]) -> Any:
         """See `jaxprune.graph.conform`."""
@@ -209,7 +216,13 @@ class Sliced(Interpretation):
         eqn, relation = node.eqn, node.relation
         if node.divisor is not None:
             values = _with_divisor(node.divisor, values, lambda ids: self.keep(ids).sum())
-        if relation.whole:  # nothing of it is smaller, so no rule has to know how it runs
+        kernel = eqn.invars[-1] if len(eqn.invars) == 2 else None
+        found = None
+        if not isinstance(kernel, Literal) and kernel in self.structured:
+            found = self.structured[kernel].contract(eqn, values)
+        if found is not None:
+            outs = [found]
+        elif relation.whole:  # nothing of it is smaller, so no rule has to know how it runs
             outs = bind(eqn, values)
         else:
             outs = rule_for(eqn.primitive.name).emit(eqn, relation, values, self.keep)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxprune.graph import paths
 from jaxprune.graph.arguments import require_shapes
@@ -211,7 +212,15 @@ def _run_sliced(
             gone[np.setdiff1d(np.arange(shape[axis]), positions)] = 0
             cut_off[path][axis] = gone
     fallen = program.units(cut_off)
-    how = Sliced(keep=lambda ids: fallen(ids) < 0)
+    names = (path for path, _ in paths.leaves(variables))
+    named = zip(names, program.block.invars, strict=False)
+    structured = {var: pruned.blocks[path] for path, var in named if path in pruned.blocks}
+    for node in program.block.nodes if structured else ():
+        if node.eqn.primitive.name == "convert_element_type":
+            (whole,), (cast,) = node.eqn.invars, node.eqn.outvars
+            if not isinstance(whole, Literal) and whole in structured:
+                structured[cast] = structured[whole]
+    how = Sliced(keep=lambda ids: fallen(ids) < 0, structured=structured)
     outs = run(program.block, [*jax.tree.leaves(variables), *jax.tree.leaves(args)], how)
     return program.out_tree.unflatten(outs)
 

@@ -30,6 +30,10 @@ class Structure(Protocol):
         """Where a kernel has entries: bool, broadcast against its shape."""
         ...
 
+    def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
+        """What an equation gives whose second operand is such a kernel; None: run it as it is."""
+        ...
+
     def size(self, shape: Sequence[int]) -> int:
         """How many entries are not zero."""
         ...

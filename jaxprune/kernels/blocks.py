@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxprune.kernels import diagonal
 
 
 class Blocks(NamedTuple):
@@ -101,6 +103,15 @@ class Blocks(NamedTuple):
         for axis, at in enumerate(self._at(kernel.shape)):
             means = jnp.take(means, at, axis) if means.shape[axis] > 1 else means
         return jnp.broadcast_to(means, kernel.shape)
+
+    def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
+        """What an equation gives whose second operand is a projected kernel; see `diagonal`.
+
+        None where nothing quicker is known than the equation itself.
+        """
+        if self.shared is not None:
+            return None
+        return diagonal.contraction(eqn, values, self.kept, self.order)
 
     def size(self, shape: Sequence[int]) -> int:
         """How many entries of a kernel are kept: of its multiply-accumulates as many parts."""
