@@ -23,7 +23,7 @@ from jaxprune.search.orders import KEEP, Layer, by_norm, gather, lost, natural
 
 def main() -> None:
     """Prints one table for each structure and density."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("weights", help="of PyTorch, as for `jaxprune import`")
     parser.add_argument("--model", default="vgg16")
     parser.add_argument("--input", type=int, nargs=3, default=(32, 32, 3))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxprune.graph import paths
 from jaxprune.graph.cost import QUANTITIES
 
-KNOWN = (*QUANTITIES, "latency")
+KNOWN = (*QUANTITIES, "bytes", "latency")
 """What a target may name. Latency is measured on a device before: see `jaxprune.latency`."""
 
 _FRACTIONS = 128  # of which the largest that meets the targets is looked for
@@ -54,7 +54,8 @@ class Budget:
     """
 
     targets: str = "params/8,macs/3"
-    """What is divided by how much: of `params`, `macs`, `activations` and `latency`, with commas.
+    """What is divided by how much: of `params`, `macs`, `activations`, `bytes` and `latency`.
+    With commas; bytes are those of float32, or of the small form in which blocks are stored.
     Latency is measured on the device at hand, for a batch as large as those that are given."""
     round_to: int | Literal["measured"] = 1
     """Kept channels are a multiple of this, or all of the group's.

@@ -29,14 +29,22 @@ from jaxprune.checkpoint.errors import writing
 from jaxprune.graph import paths
 from jaxprune.graph.pruned import Pruned
 from jaxprune.graph.structure import require
+from jaxprune.kernels.blocks import Blocks
+from jaxprune.kernels.packed import pack, packed_shapes, unpack
 
 FORMAT = "jaxprune pruned network"
 VERSION = 1
 """Version of the format; raised when an older jaxprune could misread it."""
+WITH_BLOCKS = 2
+"""That of a network with blocks, whose kernels are in their small form."""
+SIGNS = "#signs"
+"""Behind a kernel's path, the name of its signs."""
 
 
 def save(path: str | Path, pruned: Pruned) -> None:
     """Saves a pruned network into the folder `path`: `arrays/` (orbax) and `spec.json`.
+
+    Of a kernel with blocks it holds the small form (`jaxprune.kernels.packed`).
 
     An earlier pruned network at `path` is replaced, once the new one is complete. A process that
     is killed at any moment leaves one of the two for `load`: the earlier one has the name
@@ -56,13 +64,34 @@ def save(path: str | Path, pruned: Pruned) -> None:
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_tree(partial / "arrays", pruned.project(pruned.variables))
+    save_tree(partial / "arrays", _small(pruned))
     with writing(path):
         (partial / "spec.json").write_text(json.dumps(_spec(pruned), indent=1) + "\n")
     if path.exists():
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _small(pruned: Pruned) -> dict[str, Any]:
+    """The variables by name, kernels with blocks in their small form."""
+    arrays: dict[str, Any] = {}
+    for name, leaf in paths.leaves(pruned.project(pruned.variables)):
+        arrays[name] = leaf
+        if (blocks := pruned.blocks.get(name)) is not None:
+            assert isinstance(blocks, Blocks)
+            arrays[name], arrays[name + SIGNS] = pack(np.asarray(leaf), blocks)
+    return arrays
+
+
+def _held(variables: Shaped, blocks: Mapping[str, Blocks]) -> Shaped:
+    """What the file of arrays holds of these variables."""
+    held = dict(variables)
+    for name, each in blocks.items():
+        shape, dtype = variables[name]
+        numbers, signs = packed_shapes(shape, each)
+        held[name], held[name + SIGNS] = (numbers, dtype), (signs, "uint8")
+    return held
 
 
 def _beside(path: Path, what: str) -> Path:
@@ -108,8 +137,9 @@ def load(path: str | Path, like: Any = None) -> Pruned:
     try:
         require(blocks, {n: shape for n, (shape, _) in variables.items()})
     except ValueError as error:
-        wrong.append(str(error))
-    wrong += differences(stored(path / "arrays"), variables, "arrays", "spec.json")
+        refuse(path, [*wrong, str(error)])
+    held = _held(variables, blocks)
+    wrong += differences(stored(path / "arrays"), held, "arrays", "spec.json")
     if like is None:
         wanted = {
             n: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
@@ -125,7 +155,14 @@ def load(path: str | Path, like: Any = None) -> Pruned:
         wrong += differences(variables, shaped(wanted), "spec.json", "like")
     refuse(path, wrong)
 
-    arrays = read(path / "arrays", wanted)
+    small = {n: np.zeros(*held[n]) for n in held if n.removesuffix(SIGNS) in blocks}
+    plain = {n: struct for n, struct in wanted.items() if n not in blocks}
+    arrays = read(path / "arrays", {**plain, **small})
+    for name, each in blocks.items():
+        signs = arrays.pop(name + SIGNS)
+        kernel = unpack(np.asarray(arrays[name]), np.asarray(signs), variables[name][0], each)
+        on_host = isinstance(wanted[name], np.ndarray)
+        arrays[name] = kernel if on_host else jax.device_put(kernel, wanted[name].sharding)
     if like is None:
         tree: Any = _nested({tuple(keys[n]): array for n, array in arrays.items()})
     else:
@@ -156,14 +193,13 @@ def _spec(pruned: Pruned) -> dict[str, Any]:
         }
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": WITH_BLOCKS if pruned.blocks else VERSION,
         "jaxprune": importlib.metadata.version("jaxprune"),
         "allow_inexact": pruned.allow_inexact,
         "groups": {name: int(width) for name, width in pruned.widths.items()},
         "variables": variables,
         "indices": {name: np.asarray(kept).tolist() for name, kept in pruned.indices.items()},
         "before": {name: np.asarray(kept).tolist() for name, kept in pruned.before.items()},
-        # The arrays are projected, so that without these the network computes the same.
         **({"blocks": to_json(pruned.blocks)} if pruned.blocks else {}),
     }
 
@@ -177,9 +213,10 @@ def _read_spec(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise ValueError(f"{path} is not the spec of a pruned network")
-    if spec.get("version") != VERSION:
+    if spec.get("version") not in (VERSION, WITH_BLOCKS):
         raise ValueError(
-            f"{path} has format version {spec.get('version')}, this jaxprune reads {VERSION}: "
+            f"{path} has format version {spec.get('version')}, this jaxprune reads {VERSION} "
+            f"and {WITH_BLOCKS}: "
             f"use jaxprune {spec.get('jaxprune')}"
         )
     return spec

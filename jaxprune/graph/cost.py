@@ -29,6 +29,11 @@ class Cost:
     activations: int
     layers: dict[str, tuple[int, int, int]]
 
+    @property
+    def bytes(self) -> int:
+        """Of the parameters in float32."""
+        return _BYTES * self.params
+
 
 @dataclass(frozen=True)
 class Term:
@@ -48,10 +53,11 @@ class Term:
 
 
 QUANTITIES = ("params", "macs", "activations")
+_BYTES = 4
 
 
 def evaluate(terms: Sequence[Term], widths: Any) -> dict[str, Any]:
-    """The total of each quantity for widths [..., G], as float64 [...].
+    """The total of each quantity, and bytes of float32, for widths [..., G], as float64 [...].
 
     Widths on the device give totals there, differentiable, in their own precision.
     """
@@ -63,7 +69,7 @@ def evaluate(terms: Sequence[Term], widths: Any) -> dict[str, Any]:
     for term in terms:
         factors = term.factors.T.astype(widths.dtype)
         totals[term.quantity] = totals[term.quantity] + xp.prod(extended @ factors, axis=-1)
-    return totals
+    return {**totals, "bytes": _BYTES * totals["params"]}
 
 
 def cost_at(

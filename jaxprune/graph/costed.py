@@ -44,6 +44,11 @@ class CostedGroups:
         """The groups' sizes in units, int (G,)."""
         return np.array([g.size for g in self.groups.values()])
 
+    @property
+    def kernels(self) -> set[str]:
+        """The variables that are kernels of convolutions and products."""
+        return {term.variable for term in self._terms if term.quantity == "macs"}
+
     def full_masks(self) -> dict[str, jax.Array]:
         """Masks that keep everything: per group float32 ones (units,)."""
         return {name: jnp.ones(g.size, jnp.float32) for name, g in self.groups.items()}

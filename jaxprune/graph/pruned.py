@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -119,6 +120,17 @@ class Pruned:
     def project(self, variables: Any) -> Any:
         """Variables like these with their kernels projected on the blocks."""
         return project(variables, self.blocks)
+
+    def bytes(self) -> int:
+        """Of the parameters in float32, kernels with blocks being in their small form."""
+        shapes = {path: self._shape_after(path, self.indices) for path in self.dense}
+        counted = [p for p in shapes if p.startswith("params/")] or list(shapes)
+        return sum(
+            self.blocks[path].storage(shapes[path])
+            if path in self.blocks
+            else 4 * math.prod(shapes[path])
+            for path in counted
+        )
 
     def kept(self) -> dict[str, float]:
         """Kernel's path → the fraction of its entries that its blocks keep."""

@@ -38,6 +38,10 @@ class Structure(Protocol):
         """How many entries are not zero."""
         ...
 
+    def storage(self, shape: Sequence[int], bits: int = 32) -> int:
+        """Bytes of such a kernel in its small form."""
+        ...
+
 
 Structures = Mapping[str, Structure]
 """Kernel's path → its structure."""

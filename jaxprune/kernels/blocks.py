@@ -23,7 +23,10 @@ from jaxprune.kernels import diagonal
 
 
 class Blocks(NamedTuple):
-    """A kernel cut into equal blocks. The arrays are the host's: a function is compiled for them.
+    """A kernel cut into equal blocks.
+
+    The arrays are the host's, so that a function is compiled for them; `project` alone also takes
+    those that JAX traces.
 
     Attributes:
       sides: per axis the length of a block; 0 is the whole axis. Where it does not divide the axis
@@ -75,34 +78,39 @@ class Blocks(NamedTuple):
 
     def mask(self, shape: Sequence[int]) -> np.ndarray:
         """Where the kernel has entries: bool, of its shape but for 1 where an axis is whole."""
-        return self._spread(self.kept, shape)
+        return self.spread(self.kept, shape)
 
     def project(self, kernel: jax.Array) -> jax.Array:
         """The nearest kernel with this structure, of the same shape and dtype."""
         mask = self.mask(kernel.shape)
         if self.shared is not None:
-            shared = self._spread(self.shared, kernel.shape)
+            shared = self.spread(self.shared, kernel.shape)
             signs = jnp.where(kernel < 0, -1, 1).astype(kernel.dtype)
             kernel = jnp.where(shared, self.magnitudes(kernel) * signs, kernel)
         return jnp.where(mask, kernel, jnp.zeros((), kernel.dtype))
 
     def magnitudes(self, kernel: jax.Array) -> jax.Array:
         """The mean magnitude of each entry's block, of the kernel's shape."""
-        sums, count = jnp.abs(kernel), 1
-        sizes = [np.bincount(at) for at in self._at(kernel.shape)]
-        for axis, (order, size) in enumerate(zip(self._orders(kernel.shape), sizes, strict=True)):
+        return jnp.broadcast_to(
+            self.spread(self.means(jnp.abs(kernel)), kernel.shape), kernel.shape
+        )
+
+    def means(self, values: jax.Array) -> jax.Array:
+        """The mean of each block, of the shape of `kept`."""
+        shape, sums, count = values.shape, values, 1
+        sizes = [np.bincount(at) for at in self._at(shape)]
+        for axis, (order, size) in enumerate(zip(self._orders(shape), sizes, strict=True)):
             # Cut to pieces of equal length and added up, as if a shorter one ended in zeros.
             long, length = len(size), int(size[0])
             sums = jnp.take(sums, order, axis) if axis in self.order else sums
-            ends = [(0, 0)] * axis + [(0, long * length - len(order))] + [(0, 0)] * kernel.ndim
-            sums = jnp.pad(sums, ends[: kernel.ndim])
+            ends = [
+                (0, long * length - len(order)) if a == axis else (0, 0) for a in range(sums.ndim)
+            ]
+            sums = jnp.pad(sums, ends)
             sums = sums.reshape(*sums.shape[:axis], long, length, *sums.shape[axis + 1 :])
             sums = sums.sum(axis + 1)
-            count = count * size.reshape([-1 if a == axis else 1 for a in range(kernel.ndim)])
-        means = sums / jnp.asarray(count, kernel.dtype)
-        for axis, at in enumerate(self._at(kernel.shape)):
-            means = jnp.take(means, at, axis) if means.shape[axis] > 1 else means
-        return jnp.broadcast_to(means, kernel.shape)
+            count = count * size.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return sums / jnp.asarray(count, values.dtype)
 
     def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
         """What an equation gives whose second operand is a projected kernel; see `diagonal`.
@@ -115,11 +123,11 @@ class Blocks(NamedTuple):
 
     def size(self, shape: Sequence[int]) -> int:
         """How many entries of a kernel are kept: of its multiply-accumulates as many parts."""
-        return int(self._sizes(shape)[self.kept].sum())
+        return int(self.entries(shape)[self.kept].sum())
 
     def numbers(self, shape: Sequence[int]) -> int:
         """How many numbers say all: a shared block has one, another one as many as entries."""
-        sizes = self._sizes(shape)
+        sizes = self.entries(shape)
         if self.shared is not None:
             sizes = np.where(self.shared, 1, sizes)
         return int(sizes[self.kept].sum())
@@ -133,7 +141,7 @@ class Blocks(NamedTuple):
         """
         total = bits * self.numbers(shape) + self.kept.size
         if self.shared is not None:
-            total += int(self.kept.sum()) + int(self._sizes(shape)[self.kept & self.shared].sum())
+            total += int(self.kept.sum()) + int(self.entries(shape)[self.kept & self.shared].sum())
         for order in self.order.values():
             total += len(order) * max(1, math.ceil(math.log2(len(order))))
         return -(-total // 8)
@@ -150,13 +158,17 @@ class Blocks(NamedTuple):
     def _orders(self, shape: Sequence[int]) -> list[np.ndarray]:
         return [np.asarray(self.order.get(axis, np.arange(n))) for axis, n in enumerate(shape)]
 
-    def _spread(self, blocks: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    def spread(self, blocks: Any, shape: Sequence[int]) -> Any:
         """A value a block as one an entry, of the kernel's shape but for 1 on whole axes."""
         at = [a if side else a[:1] for a, side in zip(self._at(shape), self.sides, strict=True)]
-        return np.asarray(blocks)[np.ix_(*at)]
+        if not isinstance(blocks, jax.Array):
+            return np.asarray(blocks)[np.ix_(*at)]
+        for axis, places in enumerate(at):
+            blocks = jnp.take(blocks, places, axis)
+        return blocks
 
-    def _sizes(self, shape: Sequence[int]) -> np.ndarray:
-        """The number of entries of each block."""
+    def entries(self, shape: Sequence[int]) -> np.ndarray:
+        """How many entries each block has, of the shape of `kept`."""
         sizes = np.ones((), int)
         for at in self._at(shape):
             sizes = np.multiply.outer(sizes, np.bincount(at))

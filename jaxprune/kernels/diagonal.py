@@ -1,10 +1,10 @@
 """A convolution or product whose kernel is block-diagonal, as G smaller ones.
 
 Block g reads the channels that its rows are and writes those that its columns are. Rows with an
-order of their own are gathered first; the results are put where the columns say. Where the blocks
-are wide, each is a convolution of its own on a CPU, which `accelerate` then runs as matrix products
-together with its gradients: XLA's own grouped convolutions are slow there
-(`scripts/benchmarks/blocks.py`). Elsewhere it is one grouped convolution.
+order of their own are gathered first; the results are put where the columns say. On a CPU each
+block is a convolution of its own, which `accelerate` then runs as matrix products together with its
+gradients: XLA's own grouped convolutions are slow there (`scripts/benchmarks/blocks.py`). Elsewhere
+it is one grouped convolution.
 
 Axes: `G` blocks, `I, O` channels read and written.
 """
@@ -20,7 +20,8 @@ import numpy as np
 from jax import Array, lax
 
 _NARROWEST = 32
-"""Channels of a block from which it is a convolution of its own on a CPU."""
+"""Least channels of a convolution of its own on a CPU, where Winograd's form begins: narrower
+blocks are taken together, their zeros with them."""
 
 
 class Diagonal(NamedTuple):
@@ -96,7 +97,7 @@ def contraction(eqn: Any, values: Sequence[Any], kept: np.ndarray, order: Any) -
         axis = found.ndim - 1
     else:
         return None
-    if diagonal.columns is not None:
+    if found is not None and diagonal.columns is not None:
         found = jnp.take(found, np.argsort(diagonal.columns), axis, unique_indices=True)
     return found
 
@@ -123,12 +124,22 @@ def _gathered(values: Array, diagonal: Diagonal, axis: int) -> Array:
     return jnp.take(values, diagonal.rows, axis, unique_indices=True)
 
 
-def _convolution(images: Array, kernel: Array, diagonal: Diagonal, p: Mapping[str, Any]) -> Array:
+def _convolution(
+    images: Array, kernel: Array, diagonal: Diagonal, p: Mapping[str, Any]
+) -> Array | None:
     numbers = p["dimension_numbers"]
-    axis, size = numbers.lhs_spec[1], kernel.shape[diagonal.reads] // diagonal.groups
+    axis = numbers.lhs_spec[1]
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu:
+        narrowest = min(kernel.shape[diagonal.reads], kernel.shape[diagonal.writes])
+        most = max(1, narrowest // _NARROWEST)
+        apart = max(g for g in range(1, most + 1) if diagonal.groups % g == 0)
+        if apart == 1:
+            return None
+        diagonal = diagonal._replace(groups=apart)
+    size = kernel.shape[diagonal.reads] // diagonal.groups
     images, parts = _gathered(images, diagonal, axis), blocks(kernel, diagonal)
-    narrowest = min(size, kernel.shape[diagonal.writes] // diagonal.groups)
-    if jax.default_backend() == "cpu" and narrowest >= _NARROWEST:
+    if on_cpu:
         conv = lax.conv_general_dilated_p.bind
         results = [
             conv(lax.slice_in_dim(images, g * size, (g + 1) * size, axis=axis), part, **p)

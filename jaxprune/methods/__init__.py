@@ -25,6 +25,7 @@ from jaxprune.methods.group_fisher import GroupFisher
 from jaxprune.methods.lasso import Lasso
 from jaxprune.methods.pivoting import Pivoting
 from jaxprune.methods.probabilistic import SPP
+from jaxprune.methods.unification import Unification
 from jaxprune.methods.uniform import UCP
 from jaxprune.methods.watermark import Watermark
 from jaxprune.problem import Method, Problem, Selection
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "compensation": Compensation,
     "cacp": CACP,
     "pivoting": Pivoting,
+    "unification": Unification,
     "greedy": Greedy,
     "random": Random,
     "l1": L1,
@@ -114,6 +116,6 @@ class _Own(Method):
 __all__ = [
     "CACP", "L1", "L2", "METHODS", "SPP", "UCP", "BatchNormScale", "Compensation", "Criterion",
     "Fisher", "Genetic", "GeometricMedian", "Greedy", "GroupFisher", "Lasso", "Method",
-    "Pivoting", "Random", "SDprun", "Selection", "Taylor", "Watermark", "as_method", "get",
-    "name_of",
+    "Pivoting", "Random", "SDprun", "Selection", "Taylor", "Unification", "Watermark",
+    "as_method", "get", "name_of",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ from jaxprune.budget import Budget, CostModel
 from jaxprune.graph import ChannelGraph, paths
 from jaxprune.graph.structure import project
 from jaxprune.kernels.blocks import Blocks
-from jaxprune.methods.tiled import Kernel, fitting, kernels, require_reachable
+from jaxprune.methods.tiled import Kernel, counts, fitting, kernels, require_reachable
 from jaxprune.problem import Method, Problem, Retraining, Selection
 from jaxprune.search.orders import KEEP, Layer, Orders, gather, lost, natural, tiles
 from jaxprune.wrappers import keep_zeros, split_params
@@ -97,8 +97,12 @@ class Pivoting(Method):
                 blocks = [g for g in range(1, most + 1) if not any(n % g for n in kernel.sizes)]
                 fractions = 1 / np.array(blocks[::-1], float)
             else:
-                count = rows * columns if self.structure == "free" else rows
-                fractions = np.arange(1, count + 1) / count
+                along = [
+                    np.minimum(self.tile, n - np.arange(0, n, self.tile)) for n in kernel.sizes
+                ]
+                # At most: as if the tiles that stay were the largest.
+                sizes = along[0] if self.structure == "rows" else np.outer(*along).ravel()
+                fractions = np.cumsum(np.sort(sizes)[::-1]) / sizes.sum()
             if min(rows, columns) > 1 and len(fractions) > 1:
                 levels[kernel.path] = fractions
         return levels
@@ -120,13 +124,14 @@ class Pivoting(Method):
         found = {path: found[path] for path in levels}
         _warn_of_fixed(graph, found)
         whole, last = graph.cost(), problem.budget.factors
+        sizes = {path: int(np.prod(kernel.shape)) for path, kernel in found.items()}
         chosen = []
         for number in range(1, self.rounds + 1):
             parts = {q: factor ** (number / self.rounds) for q, factor in last.items()}
             limits = {q: getattr(whole, q) / factor for q, factor in parts.items()}
             if number == self.rounds:
                 limits = problem.budget.limits_of(graph)
-            chosen.append(fitting(graph, limits, levels))
+            chosen.append(fitting(counts(graph), limits, levels, sizes))
 
         def choose(variables: Any, orders: Orders, number: int) -> tuple[Any, dict[str, Any]]:
             layers = self._layers(graph, found, variables, chosen[number], levels)

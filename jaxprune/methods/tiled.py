@@ -7,7 +7,7 @@ protected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxprune.budget import Budget
 from jaxprune.budget.targets import within
 from jaxprune.graph import ChannelGraph, Cost
 
-COUNTED = ("params", "macs")
+COUNTED = ("params", "macs", "bytes")
 """The quantities that tiles take part of."""
 
 
@@ -94,20 +94,37 @@ def sparsest(graph: ChannelGraph, levels: Levels) -> Cost:
     return graph.cost(None, {path: float(fractions[0]) for path, fractions in levels.items()})
 
 
-def fitting(graph: ChannelGraph, limits: Mapping[str, float], levels: Levels) -> dict[str, int]:
+Measure = Callable[[Mapping[str, float]], Mapping[str, float]]
+"""Kernel → the fraction of its entries that it keeps → quantity → what the network then has."""
+
+
+def counts(graph: ChannelGraph) -> Measure:
+    """The measure of what is counted."""
+
+    def reached(kept: Mapping[str, float]) -> dict[str, float]:
+        cost = graph.cost(None, kept)
+        return {quantity: getattr(cost, quantity) for quantity in COUNTED}
+
+    return reached
+
+
+def fitting(
+    measure: Measure, limits: Mapping[str, float], levels: Levels, sizes: Mapping[str, int]
+) -> dict[str, int]:
     """The densest level of each kernel at one density for all of them, within the limits.
 
     What is left of the limits goes to the smallest kernels first, level by level.
 
     Args:
-      graph: of the network.
+      measure: of what is limited.
       limits: quantity → the most that it may be; the sparsest levels keep to them.
       levels: of each kernel.
+      sizes: kernel → its entries.
     """
 
     def fits(chosen: Mapping[str, int]) -> bool:
-        cost = graph.cost(None, {p: float(levels[p][number]) for p, number in chosen.items()})
-        return all(within(getattr(cost, q), most) for q, most in limits.items())
+        reached = measure({p: float(levels[p][number]) for p, number in chosen.items()})
+        return all(within(reached[q], most) for q, most in limits.items())
 
     def at(density: float) -> dict[str, int]:
         """The densest levels up to this density."""
@@ -120,15 +137,37 @@ def fitting(graph: ChannelGraph, limits: Mapping[str, float], levels: Levels) ->
         middle = (low + high) // 2
         low, high = (middle, high) if fits(at(densities[middle])) else (low, middle)
     chosen = at(densities[low])
-    size = {path: graph.cost(None, {path: 0.0}).params for path in levels}
     grown = True
     while grown:
         grown = False
-        for path in sorted(chosen, key=lambda p: size[p]):
+        for path in sorted(chosen, key=lambda p: sizes[p]):
             denser = {**chosen, path: chosen[path] + 1}
             if denser[path] < len(levels[path]) and fits(denser):
                 chosen, grown = denser, True
     return chosen
+
+
+def require_no_widths(budget: Budget, of: str) -> None:
+    """Refuses what a budget says of channels, and targets that are no part of what is pruned.
+
+    Args:
+      budget: the budget.
+      of: what is pruned, in words.
+
+    Raises:
+      ValueError: it does.
+    """
+    plain = Budget(budget.targets)
+    for name in ("widths", "limits", "round_to", "min_channels"):
+        if getattr(budget, name) != getattr(plain, name):
+            raise ValueError(
+                f"budget.{name}: it is for methods that prune channels, and this one prunes {of}; "
+                "prune channels first, by another method, then what is finer"
+            )
+    if other := [quantity for quantity in budget.factors if quantity not in COUNTED]:
+        raise ValueError(
+            f"budget.targets: {of} are no part of {other[0]}; ask for {', '.join(COUNTED)}"
+        )
 
 
 def require_reachable(graph: ChannelGraph, budget: Budget, levels: Levels, of: str) -> None:
@@ -144,17 +183,7 @@ def require_reachable(graph: ChannelGraph, budget: Budget, levels: Levels, of: s
       ValueError: it fixes or limits the widths of groups, names what no tile is part of, or is
         beyond reach; no kernel can be cut.
     """
-    plain = Budget(budget.targets)
-    for name in ("widths", "limits", "round_to", "min_channels"):
-        if getattr(budget, name) != getattr(plain, name):
-            raise ValueError(
-                f"budget.{name}: it is for methods that prune channels, and this one prunes {of}; "
-                "prune channels first, by another method, then what is finer"
-            )
-    if other := [quantity for quantity in budget.factors if quantity not in COUNTED]:
-        raise ValueError(
-            f"budget.targets: {of} are no part of {other[0]}; ask for {' or '.join(COUNTED)}"
-        )
+    require_no_widths(budget, of)
     if not levels:
         raise ValueError(
             f"no kernel of this network can be cut into {of}: it takes one between two groups of "

@@ -84,6 +84,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "latency_batch": config.evaluation.latency_batch,
         # Where the method itself decides how much stays, nothing is missed.
         "targets": dict(run.budget.factors) if config.method.meets_budget or kept else {},
+        **_bytes(run, whole),
         "slack": _slack(run, left, widths),
         "layer_error": _layer_errors(run),
         "groups": pruned_groups(run),
@@ -162,11 +163,21 @@ def _fingerprint(split: Split | Streamed) -> str:
     return hashed.hexdigest()
 
 
+def _bytes(run: Experiment, whole: Cost) -> dict[str, int]:
+    """The bytes of the parameters, where their form has changed or a target asks for them."""
+    pruned = load_pruned(run)
+    if not pruned.blocks and "bytes" not in run.budget.factors:
+        return {}
+    return {"bytes_before": whole.bytes, "bytes_after": pruned.bytes()}
+
+
 def _slack(run: Experiment, left: Cost, widths: Mapping[str, int]) -> dict[str, float]:
     """Target → the unused fraction of what it allows."""
+    stored = load_pruned(run).bytes()
     costs = {
         **run.graph.costs(np.array([widths[name] for name in run.graph.names])),
         **{quantity: getattr(left, quantity) for quantity in QUANTITIES},
+        "bytes": stored,
     }
     allowed = run.budget.limits_of(run.graph)
     return {quantity: max(0.0, 1 - float(costs[quantity]) / m) for quantity, m in allowed.items()}

@@ -22,6 +22,7 @@ from jaxprune.checkpoint.blocks import from_json as blocks_from_json
 from jaxprune.checkpoint.blocks import to_json as blocks_to_json
 from jaxprune.files import plain, read_json, write_json
 from jaxprune.graph import Pruned
+from jaxprune.methods.admm import keep_pattern
 from jaxprune.methods.harm import at_chance, narrow_groups, warn
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
@@ -35,7 +36,7 @@ from jaxprune.statistics import grams
 from jaxprune.statistics import sensitivity as measure_sensitivity
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.network import Network
-from jaxprune.wrappers import keep_zeros
+from jaxprune.wrappers import same
 
 
 @exclusive
@@ -266,7 +267,7 @@ def finetune(run: Experiment) -> Pruned:
         teacher = (run.network, trained(run))
         training = Training(
             "finetune", student(run, pruned), run.config.finetune, teacher, run.config.distill,
-            keep_zeros(pruned.blocks),
+            keep_pattern(pruned.blocks) if pruned.blocks else same,
         )  # fmt: skip
         variables = trainings.train(run, training, pruned.variables, lambda: pruned.variables)
         save(folder, dataclasses.replace(pruned, variables=pruned.project(variables)))

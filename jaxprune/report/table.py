@@ -47,7 +47,12 @@ FIGURES = {
     "pruned": "pruned_accuracy",
 }
 """What a summary calls the accuracies of those that every run has; others are in `controls`."""
-_COSTS = {"params": "parameters", "macs": "MACs per image", "latency": "latency per batch"}
+_COSTS = {
+    "params": "parameters",
+    "bytes": "bytes of parameters",
+    "macs": "MACs per image",
+    "latency": "latency per batch",
+}
 _WIDTH = 78
 
 

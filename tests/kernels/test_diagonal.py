@@ -27,8 +27,8 @@ def pruned_and_plain(fn, variables, blocks, x):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("groups", [2, 8])  # 32 channels a block run apart, 8 as one
-def test_a_convolution_computes_and_counts_as_its_blocks(layout, groups):
+@pytest.mark.parametrize(("groups", "apart"), [(2, 2), (8, 2)])  # of 8 channels four run together
+def test_a_convolution_computes_and_counts_as_its_blocks(layout, groups, apart):
     rng, numbers = np.random.default_rng(groups), LAYOUTS[layout]
     last = layout == "channels last"
 
@@ -64,7 +64,8 @@ def test_a_convolution_computes_and_counts_as_its_blocks(layout, groups):
         ),
     ):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
-    assert jp.cost(small, pruned.variables, x).macs == graph.cost(None, pruned.kept()).macs
+    assert pruned.kept() == {"b": 1 / groups}
+    assert jp.cost(small, pruned.variables, x).macs == graph.cost(None, {"b": 1 / apart}).macs
 
 
 def test_a_product_computes_and_counts_as_its_blocks():

@@ -14,7 +14,9 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.checkpoint import restore_tree, save_tree
+from jaxprune.kernels.blocks import Blocks
 from jaxprune.methods import SPP, GroupFisher, SDprun
+from jaxprune.methods.admm import admm, keep_pattern
 from jaxprune.methods.rounds import split_masks, under_masks, with_masks
 from jaxprune.methods.sparse_training import batchnorm_l1, group_lasso
 from jaxprune.methods.uniform import GATES, fresh_gates, gated
@@ -23,6 +25,7 @@ from jaxprune.train.state import TrainState
 from jaxprune.wrappers import MASKS, WEIGHTS, Wrapper, keep_zeros, same
 
 SHAPES = {"first": (6, 8), "second": (8, 7), "last": (7, 3)}
+CHECKERS = Blocks((4, 4), np.eye(2, dtype=bool), np.eye(2, dtype=bool))
 
 
 class Wrapped(NamedTuple):
@@ -101,6 +104,12 @@ WRAPPERS: dict[str, Callable[[jp.ChannelGraph], Wrapped]] = {
     "keep_zeros": lambda graph: Wrapped(
         optimizer=keep_zeros(["params/second/kernel"]),
         begin=lambda variables, masks: with_zeros(variables),
+    ),
+    "admm": lambda graph: Wrapped(
+        optimizer=admm(["params/second/kernel"], lambda path, w: CHECKERS.project(w), interval=2)
+    ),
+    "keep_pattern": lambda graph: Wrapped(
+        optimizer=keep_pattern({"params/second/kernel": CHECKERS}),
     ),
     "batchnorm_l1": lambda graph: Wrapped(optimizer=batchnorm_l1(graph, growing(1e-2))),
 }
