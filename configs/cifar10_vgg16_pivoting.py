@@ -35,7 +35,7 @@ import jaxprune as jp
 config = replace(
     jp.load_config(Path(__file__).with_name("cifar10_vgg16.py")),
     name="cifar10_vgg16_pivoting",
-    method=jp.methods["pivoting"](structure="diagonal", tile=16, rounds=3),
+    method=jp.Pivoting(structure="diagonal", tile=16, rounds=3),
     budget=jp.Budget("macs/4"),
     controls=("finetuned", "l1"),
 )

@@ -20,7 +20,7 @@ import jaxprune as jp
 config = replace(
     jp.load_config(Path(__file__).with_name("cifar10_vgg16.py")),
     name="cifar10_vgg16_unification",
-    method=jp.methods["unification"](block=(4, 4), interval=350, training=jp.Retraining(epochs=3)),
+    method=jp.Unification(block=(4, 4), interval=350, training=jp.Retraining(epochs=3)),
     budget=jp.Budget("bytes/8"),
     controls=("finetuned",),
 )

@@ -73,9 +73,11 @@ from jaxprune.methods import (
     Greedy,
     GroupFisher,
     Lasso,
+    Pivoting,
     Random,
     SDprun,
     Taylor,
+    Unification,
     Watermark,
 )
 from jaxprune.methods import METHODS as methods
@@ -98,9 +100,9 @@ __all__ = [
     "ChannelGraph", "Compensation", "Cost", "Criterion", "DataConfig", "DistillConfig",
     "EvaluationConfig", "FinetuneConfig", "Fisher", "Genetic", "GeometricMedian", "Greedy",
     "Group", "GroupFisher", "Lasso", "Member", "MeshConfig", "Method", "ModelConfig",
-    "OptimizerConfig", "Problem", "Pruned", "Random", "RecalibrationConfig", "Retraining", "Run",
-    "RunConfig", "SDprun", "Schedule", "SearchConfig", "Selection", "SparsityConfig", "Taylor",
-    "TrainConfig", "ValidationConfig", "Watermark", "accelerate", "batchnorm_l1", "cost",
-    "functional", "group_lasso", "interop", "load", "load_config", "methods", "models", "prune",
-    "save", "trace",
+    "OptimizerConfig", "Pivoting", "Problem", "Pruned", "Random", "RecalibrationConfig",
+    "Retraining", "Run", "RunConfig", "SDprun", "Schedule", "SearchConfig", "Selection",
+    "SparsityConfig", "Taylor", "TrainConfig", "Unification", "ValidationConfig", "Watermark",
+    "accelerate", "batchnorm_l1", "cost", "functional", "group_lasso", "interop", "load",
+    "load_config", "methods", "models", "prune", "save", "trace",
 ]  # fmt: skip

@@ -6,6 +6,22 @@ For every convolution between two groups of channels, each by itself with rows a
 own: the part of the magnitudes that lies in the kept tiles, in per cent, at the same density for
 channels as they are, in random orders (mean of three), sorted by norm, and pivoted. `unstructured`
 is the most that any choice of as many pairs of channels could keep.
+
+VGG-16 trained on CIFAR-10 for 52 epochs (89.9 % on the test part), the mean of its 12 layers; 2
+cores of an AMD EPYC beside other work, 13 to 66 s a row:
+
+| structure, density        | as it is | random | by norm | pivoted | unstructured |
+|---------------------------|----------|--------|---------|---------|--------------|
+| diagonal, 1/2             | 50.0     | 50.0   | 51.9    | 54.2    | 67.6         |
+| diagonal, 1/4             | 25.0     | 25.0   | 26.3    | 29.6    | 41.6         |
+| diagonal, 1/8             | 12.5     | 12.5   | 13.2    | 16.7    | 24.7         |
+| free, 1/2, 8 × 8          | 53.8     | 53.9   | 59.7    | 61.1    | 67.6         |
+| free, 1/4, 8 × 8          | 28.1     | 28.3   | 33.5    | 35.2    | 41.6         |
+| free, 1/8, 8 × 8          | 14.6     | 14.7   | 18.4    | 19.9    | 24.7         |
+
+Of what lies between the order as it is and no structure at all, pivoting gains a quarter to a third
+on the diagonal, which is the quickest form, and half with tiles anywhere. Layers differ: at 1/4 on
+the diagonal the first one keeps 34.1 %, those of the middle 27 to 28 %, the last one 32.6 %.
 """
 
 from __future__ import annotations
