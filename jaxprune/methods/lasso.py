@@ -90,7 +90,8 @@ class Lasso(Method):
         their outputs' variance: before the refit and after.
         """
         graph, groups = problem.graph, problem.prunable()
-        matrices = grams(problem, groups=groups, positions=self.positions)
+        fixed = bool(problem.budget.widths)
+        matrices = {} if fixed else grams(problem, groups=groups, positions=self.positions)
         widths, curves = allocated(problem, greedy_chooser(matrices), self.rates, self.kept)
         groups = [name for name in groups if widths[name] < graph.groups[name].size]
         known = outlets(problem)
