@@ -12,8 +12,9 @@ images, to half of the MACs. With weights that were trained in PyTorch in place 
         --data.heldout IDS.txt --calibration.images 1000
 
 Time: meant for an accelerator, on which it has not run.
-Result: none of the whole config. What ran is statistics, ranking and compensation at given widths,
-with 1,000 images: `scripts/without_training.py` holds the accuracies.
+Result: none of the whole config. What ran is statistics, ranking and compensation at widths by
+sensitivity, with 1,000 images and the weights of 52 epochs: of 1,000 held-out images the unpruned
+network has 91.8 %, one of half the MACs 89.3 %, with nothing trained (`scripts/without_training.py`).
 """
 
 from dataclasses import replace
