@@ -14,7 +14,7 @@ images, to half of the MACs. With weights that were trained in PyTorch in place 
 Time: meant for an accelerator, on which it has not run.
 Result: none of the whole config. What ran is statistics, ranking and compensation at widths by
 sensitivity, with 1,000 images and the weights of 52 epochs: of 1,000 held-out images the unpruned
-network has 91.8 %, one of half the MACs 89.3 %, with nothing trained (`scripts/without_training.py`).
+network has 91.8 %, one of half the MACs 89.3 %, nothing trained: `scripts/without_training.py`.
 """
 
 from dataclasses import replace
