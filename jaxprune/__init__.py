@@ -39,6 +39,7 @@ A run is configured by `RunConfig` and the dataclasses within it. `load_config` 
 that a file defines, and `load` a saved network.
 """
 
+import jaxprune.interrupts  # noqa: F401 (before JAX is imported)
 from jaxprune import interop, models
 from jaxprune.budget import Budget
 from jaxprune.checkpoint import load, save

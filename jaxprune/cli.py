@@ -121,7 +121,7 @@ def command() -> NoReturn:
     seen to crash in, threads of what it was stopped in.
     """
     # Not where it is ignored, as of a job that a shell put into the background.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, _interrupted)
     try:
         main()

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 import jaxprune
 import jaxprune.pipeline
-from jaxprune import cli
+from jaxprune import cli, interrupts
 from jaxprune.config import RunConfig, save
 from jaxprune.methods import L1, METHODS
 from jaxprune.methods.rounds import Schedule
@@ -172,7 +173,7 @@ def test_the_user_stops_it(path, pipeline, capsys):
 def test_ctrl_c_within_a_callback_of_the_garbage_collector_stops_it():
     program = """
 import gc, os, signal
-from jaxprune import cli
+from jaxprune import cli, interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def dispatch(_):
     gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -410,3 +411,28 @@ def test_the_command_line_adds_nothing_slow_to_the_import_of_the_package():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() in ("[]", "['jaxprune']")
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "ends"),
+    [
+        (["/usr/bin/jaxprune", "run"], [], True),
+        (["-m", "run"], ["python", "-m", "jaxprune", "run"], True),
+        (["-m", "pytest"], ["python", "-m", "pytest", "jaxprune"], False),
+        (["train.py"], ["python", "train.py"], False),
+    ],
+)
+def test_while_it_imports_the_signal_itself_ends_the_command_alone(
+    monkeypatch, argv, orig_argv, ends
+):
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr("sys.orig_argv", orig_argv)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.end_by_signal()
+        assert (signal.getsignal(signal.SIGINT) is signal.SIG_DFL) == ends
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupts.end_by_signal()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
