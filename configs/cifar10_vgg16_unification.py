@@ -9,7 +9,10 @@ blocks become zero, e.g. `--budget.targets bytes/16`.
 What ran: not this yet, it takes hours on two CPU cores. On the digits (`digits_vgg`, one seed, 500
 test images, `--method unification --method.interval 100 --method.training.epochs 8
 --budget.targets bytes/8`): 97.8 % of the unpruned network become 10.0 % as unified, 93.6 % with
-BatchNorm statistics taken anew and 97.8 % fine-tuned; its control, trained as long, has 98.2 %.
+BatchNorm statistics taken anew and 97.8 % fine-tuned; its control, trained as long, has 98.2 %. No
+block became zero: the parameters are 83,303 bytes of 811,752 in float32 (÷ 9.7), and the whole
+folder of the saved network, BatchNorm statistics and what describes the files included, 129,541
+(÷ 6.3). It is no quicker than before.
 """
 
 from dataclasses import replace

@@ -81,7 +81,9 @@ def _small(pruned: Pruned) -> dict[str, Any]:
         if (blocks := pruned.blocks.get(name)) is not None:
             assert isinstance(blocks, Blocks)
             arrays[name], arrays[name + SIGNS] = pack(np.asarray(leaf), blocks)
-    return arrays
+    # What is empty cannot be stored, and need not be.
+    small = {n for path in pruned.blocks for n in (path, path + SIGNS)}
+    return {n: array for n, array in arrays.items() if n not in small or array.size}
 
 
 def _held(variables: Shaped, blocks: Mapping[str, Blocks]) -> Shaped:
@@ -91,6 +93,8 @@ def _held(variables: Shaped, blocks: Mapping[str, Blocks]) -> Shaped:
         shape, dtype = variables[name]
         numbers, signs = packed_shapes(shape, each)
         held[name], held[name + SIGNS] = (numbers, dtype), (signs, "uint8")
+        for empty in [n for n in (name, name + SIGNS) if held[n][0] == (0,)]:
+            del held[empty]
     return held
 
 
@@ -159,8 +163,9 @@ def load(path: str | Path, like: Any = None) -> Pruned:
     plain = {n: struct for n, struct in wanted.items() if n not in blocks}
     arrays = read(path / "arrays", {**plain, **small})
     for name, each in blocks.items():
-        signs = arrays.pop(name + SIGNS)
-        kernel = unpack(np.asarray(arrays[name]), np.asarray(signs), variables[name][0], each)
+        signs = arrays.pop(name + SIGNS, np.zeros(0, np.uint8))
+        numbers = arrays.get(name, np.zeros(0, variables[name][1]))
+        kernel = unpack(np.asarray(numbers), np.asarray(signs), variables[name][0], each)
         on_host = isinstance(wanted[name], np.ndarray)
         arrays[name] = kernel if on_host else jax.device_put(kernel, wanted[name].sharding)
     if like is None:

@@ -171,6 +171,17 @@ def test_blocks_are_saved_and_loaded(pruned, tmp_path):
     assert small.kept() == {"b": 4 / 6}
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_blocks_without_signs_or_numbers_are_saved_and_loaded(pruned, kept, tmp_path):
+    graph, variables, masks, x, _ = pruned
+    blocks = {"b": Blocks((2, 3), np.eye(3, 2, dtype=bool) & kept)}
+    small = graph.slice(variables, masks, blocks)
+    save(tmp_path / "net", small)
+    back = load(tmp_path / "net")
+    near(back.variables, small.variables, 0)
+    near(back.wrap(fn)(back.variables, x), small.wrap(fn)(small.variables, x), 0)
+
+
 @pytest.mark.parametrize("sides", list(itertools.product([0, 2, 4], [0, 3])))
 def test_the_stored_form_is_counted_in_bits(sides):
     kept = np.ones(grid((6, 5), sides), bool)
