@@ -29,8 +29,8 @@ in percent as left by the method and, after the stroke, with BatchNorm statistic
 
 1,000 held-out images, a standard error of one point; for `l1` 2,000, those among them, on which the
 unpruned network has 91.65, with BatchNorm taken anew from 1,000. One seed. What decides is the
-refit, not the ranking: CaP's and greedy elimination are alike within the error, and so are CaP with
-its rescaling, shrunk and without. It is better without BatchNorm anew, since it has aimed at the statistics
+refit, not the ranking: CaP's and greedy elimination are alike within the error, and so is CaP with
+and without its rescaling. It is better without BatchNorm anew, since it has aimed at the statistics
 that the network had. The refit of 13 layers took 22 to 130 s on two cores of an AMD EPYC that other
 work shared some eight times over; CaP's ranking, all of it, 18 minutes there. The other rows have
 run on a narrow network alone, and no fine-tune after any; a ResNet-56 with trained weights was not
