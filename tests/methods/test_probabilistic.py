@@ -12,15 +12,8 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.methods import SPP, probabilistic
-from jaxprune.methods.probabilistic import (
-    Columns,
-    columns_of,
-    delta,
-    drawn,
-    kept_columns,
-    moved,
-    reached,
-)
+from jaxprune.methods.columns import Columns, columns_of, kept_columns
+from jaxprune.methods.probabilistic import delta, drawn, moved, reached
 from jaxprune.problem import Problem, cross_entropy
 from jaxprune.train.memory import MemoryRun
 from jaxprune.train.network import Network
@@ -30,7 +23,7 @@ A, U = 0.05, 0.25
 
 
 def published(rank, left):
-    """Δ(r) as METHODS has it, one number at a time."""
+    """Δ(r) as the paper has it, one number at a time."""
     alpha = np.log(2 / U) / left
     turn = -np.log(U) / alpha
     if rank <= turn:
