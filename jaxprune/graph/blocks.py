@@ -74,8 +74,7 @@ class Node:
 
     def written(self) -> list[Ids]:
         """The channels that the kernels of a contraction write, per axis of its result."""
-        tracked = self.relation.outs[0].tracked
-        return [tracked[(axis,)] for axis in self.written_axes()]
+        return [self.relation.outs[0].tracked[(axis,)] for axis in self.written_axes()]
 
     def written_axes(self) -> list[int]:
         """The axes of a contraction's result that come from its kernels."""

@@ -185,6 +185,11 @@ def remat(b, x):
     return body(kernel, x)
 
 
+def observed(b, x):
+    jax.debug.callback(lambda h: None, x)  # an equation without a result
+    return jnp.tanh(x)
+
+
 def unknown(b, x):
     eye = jnp.broadcast_to(jnp.eye(x.shape[2]), (*x.shape[:3], x.shape[2]))
     return x + 0.1 * lax.linalg.triangular_solve(2 * eye, x, left_side=True)
@@ -712,6 +717,7 @@ STRUCTURES = {
     "random_features": random_features,
     "keys": keys,
     "bits": bits,
+    "observed": observed,
 }
 
 BLOCKS = CONVOLUTIONS | RESHAPES | STRUCTURES
