@@ -46,10 +46,11 @@ def data_of(config):
 # a training step of 3 GB, and XLA's CPU backend takes seconds for each kernel gradient of ResNeXt's
 # grouped convolutions.
 STEP_SIDES = {"vgg16_imagenet": 64, "resnext50": 64}
-# Configs that share a model share the test of its steps. ResNet-110 has nothing but more of the
-# blocks of ResNet-56, and would be compiled for half a minute.
+# Configs that share a model share the test of its steps. ResNet-110 and VGG-19 have nothing but
+# more of the blocks of ResNet-56 and VGG-16, and would be compiled for long.
 STEPS = {config.model.name: name for name, config in reversed(CONFIGS.items())}
-STEPS.pop("resnet110", None)
+for deeper in ("resnet110", "vgg19"):
+    STEPS.pop(deeper)
 
 
 @functools.lru_cache(maxsize=2)
