@@ -121,7 +121,7 @@ def to_torch(
     Raises:
       ValueError: a network of another model, or of none that PyTorch's names are known for.
     """
-    tree = network.variables if isinstance(network, Pruned) else network
+    tree = network.project(network.variables) if isinstance(network, Pruned) else network
     name, module, _ = _model_of(tree, model)
     layers = _layers(module, ())
     state = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -245,6 +246,23 @@ def test_a_pruned_network_goes_out_and_comes_back(case, tmp_path):
     assert_close(forward(weights, images), logits)
     back = jp.interop.from_torch(path, model)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, pruned.variables))
+
+
+def test_kernels_with_blocks_go_out_projected():
+    model, _, forward = NETWORKS["vgg_small"]
+    state, images, _ = drawn("vgg_small")
+    variables = jp.interop.from_torch(state, model)
+    module = module_of(model, variables, images)
+    x = jnp.asarray(images.transpose(0, 2, 3, 1), jnp.float32)
+    graph = jp.trace(module.apply, variables, x[:1])
+    path = next(p for p, leaf in paths.leaves(variables) if leaf.shape[2:] == (4, 5))
+    sides = (0, 0, 2, 3)
+    blocks = {path: jp.Blocks(sides, np.eye(2, dtype=bool)[None, None])}
+    pruned = graph.slice(variables, graph.full_masks(), blocks)
+    moved = dataclasses.replace(pruned, variables=variables)  # as a training of one's own may leave
+    logits = np.asarray(pruned.wrap(module.apply)(variables, x))
+    small, _ = jp.interop.to_torch(moved)
+    assert_close(forward(Weights(bias="vgg_small" in BIASED, state=small), images), logits)
 
 
 def test_an_unpruned_network_has_its_groups_and_lacks_nothing():
