@@ -26,8 +26,6 @@ from jaxprune.pipeline.lock import exclusive
 from jaxprune.pipeline.stages import load_pruned, student, trained
 from jaxprune.report.behaviour import FILE
 from jaxprune.report.progress import track
-from jaxprune.train import evaluate as predictions
-from jaxprune.train.network import Network
 
 IMAGES = 1000
 """Test images that are corrupted."""
@@ -54,14 +52,14 @@ def behave(run: Experiment) -> dict[str, Any]:
     heldout = run.data.heldout
     found: dict[str, Any] = {"images": len(test), "heldout": len(heldout)}
     answers = {}
-    steps = len(networks) * (2 + len(CORRUPTIONS))
+    steps = 2 * len(networks) + len(CORRUPTIONS)
     with run.stage("behaviour"), track("behaviour", steps, "measurements") as advance:
         for name, (network, variables) in networks.items():
-            chosen = _logits(run, network, variables, heldout)
+            chosen = run.predict(network, variables, heldout)
             answers[name] = chosen.argmax(axis=-1)
             temperature = measures.fitted_temperature(chosen, heldout.labels)
             advance(note=f"{name}, held out")
-            logits = _logits(run, network, variables, test)
+            logits = run.predict(network, variables, test)
             advance(note=f"{name}, test")
             found[name] = {
                 "accuracy": float(np.mean(logits.argmax(axis=-1) == test.labels)),
@@ -73,15 +71,17 @@ def behave(run: Experiment) -> dict[str, Any]:
                 ),
                 "corruptions": {},
             }
-            for kind in CORRUPTIONS:
-                right = []
-                for strength in STRENGTHS:
-                    images = corrupt(few.images, kind, strength, run.config.seed)
-                    shown = dataclasses.replace(few, images=images)
-                    answer = _logits(run, network, variables, shown).argmax(axis=-1)
-                    right.append(float(np.mean(answer == few.labels)))
-                found[name]["corruptions"][kind] = right
-                advance(note=f"{name}, {kind}")
+        for kind in CORRUPTIONS:
+            right: dict[str, list[float]] = {name: [] for name in networks}
+            for strength in STRENGTHS:
+                corrupted = corrupt(few.images, kind, strength, run.config.seed)
+                shown = dataclasses.replace(few, images=corrupted)
+                for name, (network, variables) in networks.items():
+                    answer = run.predict(network, variables, shown).argmax(axis=-1)
+                    right[name].append(float(np.mean(answer == few.labels)))
+            for name, by_strength in right.items():
+                found[name]["corruptions"][kind] = by_strength
+            advance(note=kind)
     apart = int(np.sum(answers["unpruned"] != answers["pruned"]))
     found["disagreement"] = {
         "count": apart,
@@ -92,18 +92,6 @@ def behave(run: Experiment) -> dict[str, Any]:
     found["watermark"] = _watermark(run, pruned.widths)
     write_json(run.folder / FILE, plain(found))
     return plain(found)
-
-
-def _logits(run: Experiment, network: Network, variables: Any, split: Split) -> np.ndarray:
-    return predictions.predict(
-        network,
-        variables,
-        split,
-        batch_size=run.config.evaluation.batch_size,
-        mean=run.data.mean,
-        std=run.data.std,
-        mesh=run.mesh,
-    )
 
 
 def _supervisors(run: Experiment) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from jaxprune.graph import ChannelGraph, trace
 from jaxprune.methods import sparse_training
 from jaxprune.report import tensorboard
 from jaxprune.report.progress import Advance, track
-from jaxprune.train.evaluate import correct
+from jaxprune.train.evaluate import correct, predict
 from jaxprune.train.network import Network
 from jaxprune.train.state import total_steps
 from jaxprune.wrappers import Wrapper
@@ -83,15 +83,19 @@ class Experiment:
 
     def correct(self, network: Network, variables: Any, split: Split | Streamed) -> np.ndarray:
         """Which of a split's images one of the run's networks classifies as labelled, bool [N]."""
-        return correct(
-            network,
-            variables,
-            split,
-            batch_size=self.config.evaluation.batch_size,
-            mean=self.data.mean,
-            std=self.data.std,
-            mesh=self.mesh,
-        )
+        return correct(network, variables, split, **self._evaluation())
+
+    def predict(self, network: Network, variables: Any, split: Split | Streamed) -> np.ndarray:
+        """What one of the run's networks answers to a split's images: logits float32 [N, K]."""
+        return predict(network, variables, split, **self._evaluation())
+
+    def _evaluation(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.config.evaluation.batch_size,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "mesh": self.mesh,
+        }
 
     def batches(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> list[Batch]:
         """Normalised batches of equal size; the rest that fills no batch is left out."""
