@@ -16,7 +16,7 @@ import numpy as np
 from jaxprune import latency
 from jaxprune.data import Split, Streamed
 from jaxprune.files import read_json, write_json
-from jaxprune.graph import Cost
+from jaxprune.graph import Cost, Pruned
 from jaxprune.graph.cost import QUANTITIES
 from jaxprune.methods import name_of
 from jaxprune.pipeline.controls import Trained, controlled
@@ -59,6 +59,7 @@ def evaluate(run: Experiment) -> dict[str, Any]:
     accuracies = {name: float(right.mean()) for name, right in found.right.items()}
     costs = {name: run.graph.cost(of.widths, of.kept) for name, of in networks.items()}
     whole, left, widths = costs["unpruned"], costs["pruned"], networks["pruned"].widths
+    pruned = load_pruned(run)
     kept = run.budget.fits(run.graph, np.array([widths[name] for name in run.graph.names]))
     summary: dict[str, Any] = {
         "name": config.name,
@@ -84,8 +85,8 @@ def evaluate(run: Experiment) -> dict[str, Any]:
         "latency_batch": config.evaluation.latency_batch,
         # Where the method itself decides how much stays, nothing is missed.
         "targets": dict(run.budget.factors) if config.method.meets_budget or kept else {},
-        **_bytes(run, whole),
-        "slack": _slack(run, left, widths),
+        **_bytes(run, whole, pruned),
+        "slack": _slack(run, left, pruned),
         "layer_error": _layer_errors(run),
         "groups": pruned_groups(run),
         "widths": dict(widths),
@@ -163,21 +164,19 @@ def _fingerprint(split: Split | Streamed) -> str:
     return hashed.hexdigest()
 
 
-def _bytes(run: Experiment, whole: Cost) -> dict[str, int]:
+def _bytes(run: Experiment, whole: Cost, pruned: Pruned) -> dict[str, int]:
     """The bytes of the parameters, where their form has changed or a target asks for them."""
-    pruned = load_pruned(run)
     if not pruned.blocks and "bytes" not in run.budget.factors:
         return {}
     return {"bytes_before": whole.bytes, "bytes_after": pruned.bytes()}
 
 
-def _slack(run: Experiment, left: Cost, widths: Mapping[str, int]) -> dict[str, float]:
+def _slack(run: Experiment, left: Cost, pruned: Pruned) -> dict[str, float]:
     """Target → the unused fraction of what it allows."""
-    stored = load_pruned(run).bytes()
     costs = {
-        **run.graph.costs(np.array([widths[name] for name in run.graph.names])),
+        **run.graph.costs(np.array([pruned.widths[name] for name in run.graph.names])),
         **{quantity: getattr(left, quantity) for quantity in QUANTITIES},
-        "bytes": stored,
+        "bytes": pruned.bytes(),
     }
     allowed = run.budget.limits_of(run.graph)
     return {quantity: max(0.0, 1 - float(costs[quantity]) / m) for quantity, m in allowed.items()}
