@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxprune.terminal import HELP, Parser, stoppable, without_accelerator
+from jaxprune.cli.arguments import HELP, Parser, stoppable, without_accelerator
 
 
 def watermark(arguments: Sequence[str]) -> None:
