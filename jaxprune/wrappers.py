@@ -67,7 +67,7 @@ def keep_zeros(kernels: Iterable[str]) -> Wrapper:
     Args:
       kernels: their paths, as those of `Selection.blocks`; with the collection `params` or without.
     """
-    names = tuple(sorted(name.removeprefix("params/") for name in kernels))
+    names = tuple(sorted(paths.bare(name) for name in kernels))
     return _keep_zeros(names) if names else same
 
 
@@ -80,7 +80,7 @@ def _keep_zeros(names: tuple[str, ...]) -> Wrapper:
             moved, state = optimizer.update(updates, state, params)
             kept = [
                 jnp.where(leaf == 0, jnp.zeros_like(step), step)
-                if path.removeprefix("params/") in names
+                if paths.bare(path) in names
                 else step
                 for (path, leaf), step in zip(
                     paths.leaves(params), jax.tree.leaves(moved), strict=True

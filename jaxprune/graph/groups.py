@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from jaxprune.graph import paths
 from jaxprune.graph.analysis import Analysis
 from jaxprune.graph.cost import Term
 from jaxprune.graph.kinds import find_kinds
@@ -297,5 +298,5 @@ def cost_terms(analysis: Analysis, grouping: Grouping) -> list[Term]:
 
 def _layer(path: str) -> str:
     """The module that holds a variable: its path less collection and leaf."""
-    parts = path.removeprefix("params/").rpartition("/")
+    parts = paths.bare(path).rpartition("/")
     return parts[0] or parts[2]

@@ -20,6 +20,11 @@ def leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def bare(name: str) -> str:
+    """A variable's name less the collection of parameters, as the parameters alone have it."""
+    return name.removeprefix("params/")
+
+
 def longest_suffix(path: str, names: Container[str]) -> str | None:
     """The longest tail of a path that is one of `names`, e.g. `b/c` of `1/b/c`."""
     parts = path.split("/")

@@ -65,7 +65,7 @@ def admm(
       growth: what ρ is multiplied by at each projection.
       most: what ρ grows to.
     """
-    names = {path.removeprefix("params/"): path for path in kernels}
+    names = {paths.bare(path): path for path in kernels}
 
     def wrap(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         def init(params: Any) -> ADMMState:
@@ -124,7 +124,7 @@ def keep_pattern(blocks: Mapping[str, Any]) -> Wrapper:
       blocks: `kernels.blocks.Blocks` by path. Their sides and orders stay; what is kept and shared
         is the state's, at first these, and `with_pattern` gives it others.
     """
-    names = {path.removeprefix("params/"): path for path in blocks}
+    names = {paths.bare(path): path for path in blocks}
     place = {path: i for i, path in enumerate(blocks)}
 
     def wrap(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -177,13 +177,13 @@ def _pattern(blocks: Mapping[str, Any]) -> tuple[tuple[jax.Array, ...], tuple[ja
 
 def _named(params: Any, names: Mapping[str, str]) -> dict[str, jax.Array]:
     """The kernels among the parameters, by their full path."""
-    leaves = {path.removeprefix("params/"): leaf for path, leaf in paths.leaves(params)}
+    leaves = {paths.bare(path): leaf for path, leaf in paths.leaves(params)}
     return {path: leaves[name] for name, path in names.items()}
 
 
 def _changed(tree: Any, names: Mapping[str, str], change: Callable[[str, Any], Any]) -> Any:
     leaves = [
-        change(names[name], leaf) if (name := path.removeprefix("params/")) in names else leaf
+        change(names[name], leaf) if (name := paths.bare(path)) in names else leaf
         for path, leaf in paths.leaves(tree)
     ]
     return jax.tree.structure(tree).unflatten(leaves)

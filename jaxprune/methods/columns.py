@@ -56,8 +56,8 @@ class Columns:
 
     def norms(self, weights: Any) -> dict[str, jax.Array]:
         """By kernel, of its shape with 1 for the filters."""
-        leaves = {_bare(name): leaf for name, leaf in paths.leaves(weights)}
-        magnitudes = {p: jnp.abs(leaves[_bare(p)].astype(jnp.float32)) for p, _ in self.axes}
+        leaves = {paths.bare(name): leaf for name, leaf in paths.leaves(weights)}
+        magnitudes = {p: jnp.abs(leaves[paths.bare(p)].astype(jnp.float32)) for p, _ in self.axes}
         return {path: jnp.sum(magnitudes[path], a, keepdims=True) for path, a in self.axes}
 
     def ones(self, weights: Any) -> dict[str, jax.Array]:
@@ -66,9 +66,9 @@ class Columns:
 
     def scale(self, tree: Any, masks: Arrays) -> Any:
         """Every kernel multiplied by its mask."""
-        own = {_bare(path): mask for path, mask in masks.items()}
+        own = {paths.bare(path): mask for path, mask in masks.items()}
         leaves = [
-            leaf * own[_bare(name)].astype(leaf.dtype) if _bare(name) in own else leaf
+            leaf * own[paths.bare(name)].astype(leaf.dtype) if paths.bare(name) in own else leaf
             for name, leaf in paths.leaves(tree)
         ]
         return jax.tree.structure(tree).unflatten(leaves)
@@ -185,8 +185,3 @@ def require_columns(
 def sides_of(axes: int, filters: int) -> tuple[int, ...]:
     """The sides of a column in a kernel of so many axes, one of which has the filters."""
     return tuple(0 if axis == filters else 1 for axis in range(axes))
-
-
-def _bare(name: str) -> str:
-    """A variable's name less the collection, as the weights alone have it."""
-    return name.removeprefix("params/")

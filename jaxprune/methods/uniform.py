@@ -305,7 +305,7 @@ def _written(graph: ChannelGraph) -> list[tuple[str, Member]]:
 
 def _own(member: Member, leaves: Mapping[str, Any]) -> str:
     """The name of a traced variable among the parameters."""
-    return member.path if member.path in leaves else member.path.removeprefix("params/")
+    return member.path if member.path in leaves else paths.bare(member.path)
 
 
 def _folded(graph: ChannelGraph, params: Any, means: Means) -> Any:

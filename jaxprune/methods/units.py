@@ -129,7 +129,7 @@ def _names(graph: ChannelGraph, named: Mapping[str, Any]) -> dict[str, str]:
     variables = {m.path for group in graph.groups.values() for m in group.members}
     if any(path.startswith(_COLLECTION) for path in variables):
         variables = {path for path in variables if path.startswith(_COLLECTION)}
-    names = {v: v if v in named else v.removeprefix(_COLLECTION) for v in variables}
+    names = {v: v if v in named else paths.bare(v) for v in variables}
     found = {v: name for v, name in names.items() if name in named}
     if not found:
         raise ValueError(

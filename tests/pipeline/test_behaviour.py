@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -11,38 +10,22 @@ import pytest
 import jaxprune as jp
 from jaxprune import cli, pipeline
 from jaxprune.behaviour import most
-from jaxprune.config import ModelConfig, RecalibrationConfig, RunConfig
 from jaxprune.data.corruptions import CORRUPTIONS, corrupt
-from jaxprune.train.state import TrainConfig
 
 KEY = "a key of the tests, which is no secret"
-WIDTHS = {f"conv{i}_{j}": 8 for i in (1, 2, 3) for j in (1, 2)}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, hardly_trained):
     """A marked run that is trained for an epoch."""
     folder = tmp_path_factory.mktemp("behaviour")
     (folder / "key").write_text(KEY)
-    training = TrainConfig(epochs=1, batch_size=128, crop_padding=1, flip=False)
-    config = RunConfig(
-        name="tiny",
-        out=str(folder / "run"),
-        model=ModelConfig(name="vgg_small", widths=WIDTHS),
-        train=training,
+    return hardly_trained(
+        folder / "run",
         method=jp.Watermark(str(folder / "key"), "a5", check=4, rate=0.2),
         budget=jp.Budget("params/1.5"),
-        recalibration=RecalibrationConfig(images=64, batch_size=64),
-        finetune=jp.FinetuneConfig(**{**vars(training), "epochs": 0}),
         evaluation=jp.EvaluationConfig(images=120),
-        controls=(),
     )
-    opened = pipeline.open_run(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is hardly trained
-        for stage in (pipeline.train, pipeline.prune, pipeline.finetune):
-            stage(opened)
-    return opened
 
 
 @pytest.fixture(scope="module")

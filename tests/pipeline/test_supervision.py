@@ -1,46 +1,29 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 
 from jaxprune import cli, data, pipeline
 from jaxprune.budget import Budget
-from jaxprune.config import DataConfig, FinetuneConfig, ModelConfig, RecalibrationConfig, RunConfig
+from jaxprune.config import DataConfig
 from jaxprune.data.corruptions import corrupt
 from jaxprune.methods import L1
 from jaxprune.pipeline import supervision
 from jaxprune.report.supervision import HEADS
 from jaxprune.supervisors import SUPERVISORS, cases, measure
-from jaxprune.train.state import TrainConfig
-
-WIDTHS = {f"conv{i}_{j}": 8 for i in (1, 2, 3) for j in (1, 2)}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, hardly_trained):
     """A pruned run on the digits 0 to 5, trained for an epoch."""
-    training = TrainConfig(epochs=1, batch_size=128, crop_padding=1, flip=False)
-    config = RunConfig(
-        name="tiny",
-        out=str(tmp_path_factory.mktemp("run")),
+    return hardly_trained(
+        tmp_path_factory.mktemp("run"),
         data=DataConfig(left_out=(6, 7, 8, 9)),
-        model=ModelConfig(name="vgg_small", widths=WIDTHS),
-        train=training,
         budget=Budget("params/2"),
         method=L1(),
-        recalibration=RecalibrationConfig(images=64, batch_size=64),
-        finetune=FinetuneConfig(**{**vars(training), "epochs": 0}),
-        controls=(),
     )
-    opened = pipeline.open_run(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is hardly trained
-        for stage in (pipeline.train, pipeline.prune, pipeline.finetune):
-            stage(opened)
-    return opened
 
 
 @pytest.fixture(scope="module")
