@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.kernels import diagonal
+from jaxprune.kernels import columns, diagonal
 
 
 class Blocks(NamedTuple):
@@ -113,13 +113,18 @@ class Blocks(NamedTuple):
         return sums / jnp.asarray(count, values.dtype)
 
     def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
-        """What an equation gives whose second operand is a projected kernel; see `diagonal`.
+        """What an equation gives whose second operand is a projected kernel.
+
+        See `diagonal` and `columns`.
 
         None where nothing quicker is known than the equation itself.
         """
         if self.shared is not None:
             return None
-        return diagonal.contraction(eqn, values, self.kept, self.order)
+        found = diagonal.contraction(eqn, values, self.kept, self.order)
+        if found is None and not self.order:
+            found = columns.contraction(eqn, values, self.kept)
+        return found
 
     def size(self, shape: Sequence[int]) -> int:
         """How many entries of a kernel are kept: of its multiply-accumulates as many parts."""

@@ -19,7 +19,8 @@ what is left to prune, as in the authors' code at the time.
 Reconstructed: one ratio for all layers, the least that meets the budget (theirs are by PCA, layer
 by layer), and what falls where the training ends before all is decided: the highest p first.
 
-`columns` leaves all channels and answers `Blocks`; the dense kernel with its zeros is what runs.
+`columns` leaves all channels and answers `Blocks`; where a quarter of a kernel's columns or fewer
+stay, a smaller product runs on a CPU (`kernels.columns`), else the dense kernel with its zeros.
 `channels` is an adaptation: the same with a probability for each unit of the coupled groups, ranked
 by the L1 norm of all that writes it; it answers masks, and the network gets smaller.
 
