@@ -35,6 +35,7 @@ import numpy as np
 
 from jaxprune.budget import Budget, CostModel
 from jaxprune.graph import ChannelGraph, paths
+from jaxprune.graph.permute import positions
 from jaxprune.graph.structure import project
 from jaxprune.kernels.blocks import Blocks
 from jaxprune.methods.tiled import Kernel, counts, fitting, kernels, require_reachable
@@ -188,12 +189,13 @@ class Pivoting(Method):
         for path, kernel in found.items():
             mass, number = kernel.mass(leaves[path]), chosen[path]
             sides, count = (self.tile, self.tile), number + 1
-            rows = f"{path}[{kernel.reads}]" if self.structure == "diagonal" else kernel.source
+            rows = "" if self.structure == "diagonal" else kernel.source
             if self.structure == "diagonal":
                 count = round(1 / levels[path][number])
                 sides = (kernel.sizes[0] // count, kernel.sizes[1] // count)
+            # An order of its own has a name that no group has.
             names = [
-                f"{path}[{axis}]" if name == "" or name in graph.ordered else name
+                f"{path}[{axis}] alone" if name == "" or name in graph.ordered else name
                 for name, axis in ((rows, kernel.reads), (kernel.target, kernel.writes))
             ]
             whole = max(mass.sum(), np.finfo(float).tiny)
@@ -238,14 +240,14 @@ class Pivoting(Method):
         """The orders of groups go into the variables; those that are left are in the blocks."""
         graph, keep = problem.graph, KEEP[self.structure]
         folded = {name: order for name, order in orders.items() if name in graph.groups}
-        lies_on = {(m.path, m.axis): n for n in folded for m in graph.groups[n].members}
+        places = positions(graph.groups, graph.shapes, folded)
         blocks, gathered = {}, {}
         for path, layer in layers.items():
             whole = self._blocks(found[path], layer, orders)
             left = {}
             for axis, order in whole.order.items():
-                name = lies_on.get((path, axis))
-                after = order if name is None else np.argsort(folded[name])[order]
+                moved = places.get(path, {}).get(axis)
+                after = order if moved is None else np.argsort(moved)[order]
                 side = whole.sides[axis]
                 # Within a tile the order says nothing.
                 after = np.concatenate(

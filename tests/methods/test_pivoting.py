@@ -185,20 +185,48 @@ def test_bad_input_gets_one_sentence(problem):
             method.prune(dataclasses.replace(problem, budget=asked))
 
 
+def products(shapes, fn, budget):
+    """The problem of a network of products."""
+    rng = np.random.default_rng(0)
+    variables = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
+    x = jnp.asarray(rng.normal(size=(4, shapes["a"][0])), jnp.float32)
+    graph = jp.trace(fn, variables, x)
+    return Problem(graph, fn, variables, [x], jp.Budget(budget), key=KEY)
+
+
 def test_an_order_that_cannot_be_folded_is_named():
-    def split(variables, x):
-        h = jnp.tanh(x @ variables["a"])
-        h = h * jax.random.normal(KEY, (8,)) if variables["a"].shape[1] == 8 else h
+    def counted(variables, x):
+        h = jnp.tanh(x @ variables["a"] * jnp.arange(8.0))
         return jnp.tanh(h @ variables["b"]) @ variables["c"]
 
-    rng = np.random.default_rng(0)
-    shapes = {"a": (5, 8), "b": (8, 8), "c": (8, 3)}
-    variables = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
-    x = jnp.ones((2, 5))
-    graph = jp.trace(split, variables, x)
-    if not graph.ordered:
-        pytest.skip("every order can be folded here")
-    problem = Problem(graph, split, variables, [x], jp.Budget("params/1.5"), key=KEY)
-    with pytest.warns(UserWarning, match=r"the order of a\[1\] cannot be folded"):
+    problem = products({"a": (5, 8), "b": (8, 8), "c": (8, 3)}, counted, "params/1.5")
+    assert list(problem.graph.ordered) == ["a[1]"]
+    with pytest.warns(UserWarning, match=r"the order of a\[1\] cannot be folded, so .* where they"):
         found = Pivoting("free", tile=2, rounds=1).prune(problem)
-    np.testing.assert_array_equal(found.variables["a"], variables["a"])
+    np.testing.assert_array_equal(found.variables["a"], problem.variables["a"])
+    assert not np.array_equal(np.abs(found.variables["c"]), np.abs(problem.variables["c"]))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_an_axis_of_two_groups_moves_with_both(structure):
+    """As where a shortcut adds zeros: the wider sum has the channels before, and others."""
+
+    def widened(variables, x):
+        h = jnp.tanh(x @ variables["a"])
+        h = jnp.pad(h, ((0, 0), (0, 4))) + jnp.tanh(h @ variables["b"])
+        return jnp.tanh(h @ variables["c"]) @ variables["d"]
+
+    shapes = {"a": (5, 4), "b": (4, 8), "c": (8, 8), "d": (8, 3)}
+    problem = products(shapes, widened, "params/1.4")
+    assert {k.path: k.source for k in kernels(problem.graph)}["c"] == ""
+    found = Pivoting(structure, tile=2, rounds=1).prune(problem)
+    pruned = problem.graph.slice(found.variables, found.masks, found.blocks)
+    (x,) = problem.batches
+    np.testing.assert_allclose(
+        pruned.wrap(widened)(pruned.variables, x), widened(found.variables, x), rtol=1e-5, atol=1e-6
+    )
+    whole = dataclasses.replace(problem, budget=jp.Budget("params/1"))
+    moved = Pivoting(structure, tile=2, rounds=1, orders="random").prune(whole)
+    np.testing.assert_allclose(
+        widened(moved.variables, x), widened(problem.variables, x), rtol=1e-4, atol=1e-5
+    )
