@@ -90,7 +90,8 @@ def import_(arguments: Sequence[str]) -> None:
     without_accelerator()
     from jaxprune import checkpoint, interop
 
-    network = interop.unpruned(interop.from_torch(given.file, given.model), given.model)
+    variables = interop.from_torch(given.file, given.model)
+    network = interop.unpruned(variables, given.model, interop.read_record(given.file))
     checkpoint.save(given.out, network)
     print(f"{given.out}: {given.model}, {_parameters(network)}")
 

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from jaxprune.files import replace, write_json
+from jaxprune.files import read_json, replace, write_json
 
 _PICKLED = (".pt", ".pth")
 
@@ -56,6 +56,16 @@ def write(
         raise ValueError(f"{path} has to end in .safetensors")
     replace(path, safetensors.numpy.save(dict(state_dict)))
     write_json(path.with_suffix(".json"), record)
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record that `write` left beside the weights; {} where there is none of ours."""
+    path = Path(path).with_suffix(".json")
+    try:
+        record = read_json(path) if path.is_file() else {}
+    except ValueError:  # the file of someone else
+        return {}
+    return record if {"model", "widths"} <= record.keys() else {}
 
 
 def _read_pickled(path: Path) -> Mapping[str, Any]:

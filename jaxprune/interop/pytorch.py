@@ -2,14 +2,15 @@
 
 The shipped models compute what PyTorch's do: they pad strided convolutions and the stem's pooling
 alike on both sides, and their BatchNorm has PyTorch's constants. So only names and layouts change,
-the order in which a map is flattened, and where shortcut "A" has its zeros.
+the order in which a map is flattened, where shortcut "A" has its zeros, and that a block-diagonal
+convolution is one in groups there.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ import numpy as np
 from jaxprune import models
 from jaxprune.graph import Pruned, paths, trace
 from jaxprune.interop import files, layout, names
-from jaxprune.interop.layout import Zeros
+from jaxprune.interop.grouped import Groups, groups_in, groups_of
+from jaxprune.interop.layout import Variable, Zeros
 from jaxprune.interop.names import Module
 from jaxprune.models import ResNet
 
@@ -36,7 +38,8 @@ def from_torch(
     model: str | Module,
     *,
     input_shape: tuple[int, int, int] | None = None,
-    zeros: Zeros = "around",
+    zeros: Zeros | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The variables of a shipped VGG or ResNet from the weights of the same network in PyTorch.
 
@@ -56,7 +59,10 @@ def from_torch(
         shortcut are those of the weights then. Or a module, which they have to fit.
       input_shape: of one image, (height, width, channels), where they have to fit that as well.
       zeros: where shortcut "A" adds channels there: half of them before those that there are and
-        half after, or all of them after, as the models here do.
+        half after (`around`), or all of them `after`, as the models here do; where it is not given,
+        as the record says, and else around.
+      record: what `to_torch` gave with the weights, where they have convolutions in groups: these
+        become kernels with zeros. Of a file, the `.json` beside it where it is not given.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` in float32.
@@ -69,7 +75,10 @@ def from_torch(
     """
     source = "these weights"
     if not isinstance(weights, Mapping):
-        source, weights = f"the weights in {os.fspath(weights)}", files.read(weights)
+        source, file = f"the weights in {os.fspath(weights)}", weights
+        weights = files.read(file)
+        record = files.read_record(file) if record is None else record
+    record = record or {}
     arrays = _arrays(weights)
     module = names.require(model)
     if isinstance(model, str):
@@ -77,9 +86,11 @@ def from_torch(
     layers = _layers(module, arrays)
     shape = input_shape or _guessed_shape(module, layers, arrays)
     tree = layout.shapes(module, shape)
-    variables = layout.variables(module, tree, layers, zeros)
+    variables = layout.variables(module, tree, layers, zeros or _zeros_of(record))
 
     expected = {v.name: v.shape for v in variables}
+    groups = {f"{n}.weight": g for n, g in groups_in(record, expected).items()}
+    expected |= {name: (*g.shape, *expected[name][2:]) for name, g in groups.items()}
     biases = _biases_before_norms(layers)
     if arrays.keys().isdisjoint(biases):
         arrays |= {b: np.zeros(expected[b], np.float32) for b in biases if b in expected}
@@ -99,6 +110,7 @@ def from_torch(
     for bias, mean in folded.items():
         if bias in arrays:
             arrays[mean] = arrays[mean] - arrays[bias]
+    arrays |= {name: g.dense(arrays[name]) for name, g in groups.items()}
     leaves = [jnp.asarray(v.here(arrays[v.name])) for v in variables]
     return jax.tree.structure(tree).unflatten(leaves)
 
@@ -116,7 +128,11 @@ def to_torch(
       Float32 arrays under torchvision's names, those of a CIFAR ResNet with `linear` and
       `shortcut`; and a record with `model`, the `widths` of every convolution and linear layer by
       name, in the order of the forward pass, and for shortcut "A" the `zeros` of each block that
-      has it: how many channels it adds before and after those that there are.
+      has it: how many channels it adds before and after those that there are. Convolutions whose
+      blocks lie on a diagonal are in `groups`: their weight is (O, I/G, height, width), and the
+      record has `{"groups": G}` by name, with `reads` where the channels `x[:, reads]` are read,
+      and `writes` where its results are `y[:, writes]`. All zeros of shortcuts come after the
+      channels then, so that none of these is moved.
 
     Raises:
       ValueError: a network of another model, or of none that PyTorch's names are known for.
@@ -124,13 +140,17 @@ def to_torch(
     tree = network.project(network.variables) if isinstance(network, Pruned) else network
     name, module, _ = _model_of(tree, model)
     layers = _layers(module, ())
-    state = {
+    structures = network.blocks if isinstance(network, Pruned) else {}
+    variables = layout.variables(module, tree, layers)
+    if _groups(variables, tree, structures):
+        variables = layout.variables(module, tree, layers, "after")
+    groups = _groups(variables, tree, structures)
+    state = {}
+    for v, leaf in zip(variables, jax.tree.leaves(tree), strict=True):
+        array = v.there(np.asarray(leaf, np.float32))
+        array = groups[v.name].compact(array) if v.name in groups else array
         # Contiguous, since safetensors writes what lies in memory.
-        v.name: np.ascontiguousarray(v.there(np.asarray(leaf, np.float32)))
-        for v, leaf in zip(
-            layout.variables(module, tree, layers), jax.tree.leaves(tree), strict=True
-        )
-    }
+        state[v.name] = np.ascontiguousarray(array)
     widths = {
         n: len(state[f"{n}.weight"]) for n in layers.values() if f"{n}.running_mean" not in state
     }
@@ -140,26 +160,59 @@ def to_torch(
     record: dict[str, Any] = {"model": name, "widths": widths}
     if isinstance(module, ResNet) and module.shortcut == "A":
         record["zeros"] = {
-            layers[f"{block}/conv1"].rpartition(".")[0]: layout.zeros_around(narrow, wide)
+            layers[f"{block}/conv1"].rpartition(".")[0]: (
+                (0, wide - narrow) if groups else layout.zeros_around(narrow, wide)
+            )
             for block, narrow, wide in layout.padded(module, tree)
         }
+    if groups:
+        record["groups"] = {n.removesuffix(".weight"): g.record() for n, g in groups.items()}
     return state | counters, record
 
 
-def unpruned(variables: Mapping[str, Any], model: str | None = None) -> Pruned:
-    """A shipped VGG or ResNet of which nothing is cut, for `jaxprune.save`.
+def unpruned(
+    variables: Mapping[str, Any],
+    model: str | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Pruned:
+    """A shipped VGG or ResNet of which no channel is cut, for `jaxprune.save`.
 
     Args:
       variables: such as `from_torch` gave.
       model: as for `to_torch`.
+      record: what `to_torch` gave with the weights, where they have convolutions in groups: these
+        are blocks then.
 
     Raises:
-      ValueError: as `to_torch`.
+      ValueError: as `to_torch`; groups that do not fit the network.
     """
     _, module, shape = _model_of(variables, model)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     graph = trace(module.apply, variables, image)
-    return graph.slice(variables, graph.full_masks())
+    record = record or {}
+    places = layout.variables(module, variables, _layers(module, ()), _zeros_of(record))
+    groups = groups_in(record, {v.name: v.shape for v in places})
+    blocks = {
+        path: groups[name].blocks(v)
+        for v, (path, _) in zip(places, paths.leaves(variables), strict=True)
+        if v.name.endswith(".weight") and (name := v.name.removesuffix(".weight")) in groups
+    }
+    return graph.slice(variables, graph.full_masks(), blocks)
+
+
+def _groups(
+    variables: Sequence[Variable], tree: Any, structures: Mapping[str, Any]
+) -> dict[str, Groups]:
+    """The groups of what has blocks on a diagonal, by the weights' names there."""
+    places = zip(variables, paths.leaves(tree), strict=True)
+    found = {v.name: groups_of(structures.get(path), v) for v, (path, _) in places}
+    return {name: groups for name, groups in found.items() if groups is not None}
+
+
+def _zeros_of(record: Mapping[str, Any]) -> Zeros:
+    """Where shortcut "A" has its zeros, by the record of `to_torch`."""
+    added = list(record.get("zeros", {}).values())
+    return "after" if added and not any(before for before, _ in added) else "around"
 
 
 def _model_of(tree: Any, model: str | None) -> tuple[str, Module, tuple[int, int, int]]:
@@ -293,6 +346,9 @@ def _differences(
         elif shape is None:
             yield f"{name}: found {array.shape}, no such name is expected"
         elif array.shape != shape:
-            yield f"{name}: found {array.shape}, expected {shape}"
+            line = f"{name}: found {array.shape}, expected {shape}"
+            fewer = array.ndim == 4 and array.shape[1] and shape[1] > array.shape[1]
+            groups = fewer and array.shape[::2] == shape[::2] and shape[1] % array.shape[1] == 0
+            yield f"{line}, or record= with its groups" if groups else line
         elif array.dtype != np.float32:
             yield f"{name}: found {array.dtype}, expected floating-point numbers"

@@ -14,11 +14,13 @@ class Weights:
     Attributes:
       state: what there is, by name; its own shapes count.
       bias: whether convolutions have a bias.
+      groups: what a record says of convolutions in groups, by their names.
     """
 
-    def __init__(self, seed=0, bias=False, state=None):
+    def __init__(self, seed=0, bias=False, state=None, groups=None):
         self.state: dict[str, np.ndarray] = {} if state is None else state
         self.bias = bias
+        self.groups = groups or {}
         self._rng = np.random.default_rng(seed)
 
     def draw(self, name, *shape, positive=False):
@@ -29,9 +31,17 @@ class Weights:
 
     def conv(self, x, name, out, size, stride=1, padding=0):
         """`torch.nn.Conv2d` of `[B, C, H, W]`."""
-        w = self.draw(f"{name}.weight", out, x.shape[1], size, size)
-        y = np.einsum("bchwij,ocij->bohw", windows(x, size, stride, padding), w, optimize=True)
-        return y + self.draw(f"{name}.bias", out)[:, None, None] if self.bias else y
+        said = self.groups.get(name, {"groups": 1})
+        count = said["groups"]
+        x = x[:, said["reads"]] if "reads" in said else x
+        w = self.draw(f"{name}.weight", out, x.shape[1] // count, size, size)
+        parts = zip(np.split(x, count, 1), np.split(w, count), strict=True)
+        y = np.concatenate([
+            np.einsum("bchwij,ocij->bohw", windows(part, size, stride, padding), v, optimize=True)
+            for part, v in parts
+        ], 1)  # fmt: skip
+        y = y + self.draw(f"{name}.bias", out)[:, None, None] if self.bias else y
+        return y[:, said["writes"]] if "writes" in said else y
 
     def norm(self, x, name):
         """`torch.nn.BatchNorm2d` in evaluation mode."""

@@ -159,6 +159,13 @@ def fitted(net, state, record):
         assert len(net.get_submodule(name).weight) == width
     for name, zeros in record.get("zeros", {}).items():
         net.get_submodule(name).zeros = tuple(zeros)
+    for name, said in record.get("groups", {}).items():
+        layer, (reads, writes) = net.get_submodule(name), map(said.get, ("reads", "writes"))
+        layer.groups = said["groups"]
+        if reads:
+            layer.register_forward_pre_hook(lambda _, x, reads=reads: x[0][:, reads])
+        if writes:
+            layer.register_forward_hook(lambda _, x, y, writes=writes: y[:, writes])
     return net.eval()
 
 
@@ -187,6 +194,25 @@ def test_the_same_logits_before_and_after_pruning(model, tmp_path):
     wanted = pruned.wrap(module.apply)(pruned.variables, x)
     assert_close(logits_there(small, images), np.asarray(wanted))
     assert set(small.state_dict()) == set(state)
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet20"])
+def test_a_pivoted_network_is_one_of_groups(model):
+    side, make = NETWORKS[model]
+    net = lively(make())
+    images = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
+    x = jnp.asarray(images.transpose(0, 2, 3, 1))
+    variables = jp.interop.from_torch(net.state_dict(), model)
+    module = module_of(model, variables, side)
+    pruned = jp.prune(
+        module.apply, variables, [(x, jnp.zeros(2, int))], budget="macs/1.7",
+        method=jp.Pivoting(tile=2, rounds=1), key=jax.random.key(0),
+    )  # fmt: skip
+    state, record = jp.interop.to_torch(pruned)
+    small = fitted(make(), state, record)
+    assert len(record["groups"]) == sum(b.kept.size > 1 for b in pruned.blocks.values()) > 9
+    wanted = pruned.wrap(module.apply)(pruned.variables, x)
+    assert_close(logits_there(small, images), np.asarray(wanted))
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,76 @@ def test_kernels_with_blocks_go_out_projected():
     assert_close(forward(Weights(bias="vgg_small" in BIASED, state=small), images), logits)
 
 
+def even_vgg(w, x):
+    return vgg(w, x, ((4, 4), (8, 6), (6, 4)), 2)
+
+
+def even_resnet(w, x):
+    options = {"shortcut": None, "head": "linear"}
+    front = {"before": lambda missing: 0} if w.groups else {}
+    return resnet(w, x, (3, 3, 3), (4, 8, 12), inner=(4, 4, 6), **options, **front)
+
+
+@pytest.mark.parametrize(("model", "forward"), [("vgg_small", even_vgg), ("resnet20", even_resnet)])
+def test_blocks_on_a_diagonal_go_out_as_groups_and_come_back(model, forward, tmp_path):
+    images = np.random.default_rng(1).normal(size=(2, 3, 12, 8))
+    weights = Weights()
+    forward(weights, images)
+    variables = jp.interop.from_torch(weights.state, model)
+    module = module_of(model, variables, images)
+    x = jnp.asarray(images.transpose(0, 2, 3, 1), jnp.float32)
+    graph = jp.trace(module.apply, variables, x[:1])
+    blocks = {}
+    for path, leaf in paths.leaves(variables):
+        if leaf.ndim == 4 and leaf.shape[2] > 3:
+            sides, order = (0, 0, leaf.shape[2] // 2, leaf.shape[3] // 2), {}
+            # Of the first all is in order, of the second as pivoting has it, then anything.
+            for axis in [(), (2,), (2, 3)][min(len(blocks), 2)]:
+                order[axis] = np.roll(np.arange(leaf.shape[axis]), 1)
+            blocks[path] = jp.Blocks(sides, np.eye(2, dtype=bool)[None, None], None, order)
+    # Tiles elsewhere than on a diagonal have no groups.
+    blocks[path] = blocks[path]._replace(kept=~blocks[path].kept)
+    pruned = graph.slice(variables, graph.full_masks(), blocks)
+    logits = np.asarray(pruned.wrap(module.apply)(pruned.variables, x))
+
+    file = tmp_path / "small.safetensors"
+    jp.interop.write(file, *jp.interop.to_torch(pruned))
+    record = jp.interop.read_record(file)
+    state = dict(jp.interop.read(file))
+    groups = list(record["groups"].values())
+    assert len(groups) == len(blocks) - 1
+    assert [sorted(said) for said in groups[:3]] == [
+        ["groups"], ["groups", "reads"], ["groups", "reads", "writes"]
+    ]  # fmt: skip
+    assert_close(forward(Weights(state=state, groups=record["groups"]), images), logits)
+    wide, narrow = (sum(a.size for a in s.values() if a.ndim == 4) for s in (weights.state, state))
+    assert wide - narrow == sum(np.prod(graph.shapes[p]) // 2 for p in blocks if p != path)
+
+    back = jp.interop.from_torch(file, model)
+    jax.tree.map(np.testing.assert_array_equal, back, pruned.variables)
+    again = jp.interop.unpruned(back, model, record)
+    assert again.kept() == {p: 0.5 for p in blocks if p != path}
+    first = next(iter(again.blocks))
+    assert again.blocks[first].order == {}
+    np.testing.assert_allclose(again.wrap(module.apply)(back, x), logits, rtol=1e-4, atol=1e-5)
+    assert_same(jp.interop.to_torch(again)[0], state)
+
+
+def test_groups_without_a_record_or_with_another_one_are_refused():
+    images = np.random.default_rng(1).normal(size=(1, 3, 12, 8))
+    weights = Weights(groups={"features.3": {"groups": 2}})
+    even_vgg(weights, images)
+    with pytest.raises(ValueError, match=r"features\.3\.weight: .* or record= with its groups"):
+        jp.interop.from_torch(weights.state, "vgg_small")
+    for groups, message in (
+        ({"features.9": {"groups": 2}}, "groups of features.9: there is no such convolution"),
+        ({"features.3": {"groups": 3}}, "3 do not divide the 4 channels that it reads and the 4"),
+        ({"features.3": {"groups": 2, "reads": [0, 1, 1, 2]}}, "reads does not name each of 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jp.interop.from_torch(weights.state, "vgg_small", record={"groups": groups})
+
+
 def test_an_unpruned_network_has_its_groups_and_lacks_nothing():
     state, images, logits = drawn("vgg_small")
     whole = jp.interop.unpruned(jp.interop.from_torch(state, "vgg_small"))
