@@ -18,6 +18,8 @@ from jaxprune.kernels.forms import Padding
 
 _MOST_TAPS = 49
 """Products and copies that a form makes at most, one for each tap of a kernel."""
+_LEAST_OF_A_GROUP = 8
+"""Channels of a group that is worth products: XLA has a loop of its own for fewer."""
 
 Form = Callable[..., Array]
 """Takes the operands of an equation and gives its result."""
@@ -34,28 +36,67 @@ def form_of(eqn: Any) -> Form | None:
         return _with_derivative(eqn, _pooling_form(eqn))
     if name in _MOVED and low:
         return _with_derivative(eqn, functools.partial(_MOVED[name], eqn))
-    if name != "conv_general_dilated" or not _ungrouped(eqn):
+    if name != "conv_general_dilated" or len(eqn.params["window_strides"]) != 2:
         return None
-    if low:
+    groups = _groups(eqn)
+    if groups > 1 and _narrowest(eqn) < _LEAST_OF_A_GROUP:
+        return None
+    if low and groups == 1:
         return _with_derivative(eqn, _bfloat16_form(eqn))
+    form = _exact_form(eqn, groups)
+    return _apart(eqn, groups) if form is None and groups > 1 else form
+
+
+def _exact_form(eqn: Any, groups: int) -> Form | None:
+    """Of a convolution of float32 or float64, or of its kernel's gradient."""
     p = eqn.params
     numbers = p["dimension_numbers"]
     lhs, rhs, out = (v.aval for v in (*eqn.invars, *eqn.outvars))
-    if lhs.dtype != rhs.dtype or lhs.dtype not in (jnp.float32, jnp.float64) or _strided(eqn):
+    if lhs.dtype != rhs.dtype or lhs.dtype not in (jnp.float32, jnp.float64):
         return None
     window = tuple(rhs.shape[a] for a in numbers.rhs_spec[2:])
     size = tuple(out.shape[a] for a in numbers.out_spec[2:])
-    images, channels = (lhs.shape[a] for a in numbers.lhs_spec[:2])
-    narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
-    if window == (3, 3) and p["rhs_dilation"] == (1, 1):
-        if max(size) <= 2:
-            return _placed(forms.unfolded, numbers, p["padding"])
+    tiles = lhs.shape[numbers.lhs_spec[0]] * forms.tile_count(size)
+    strides = p["window_strides"]
+    if max(p["lhs_dilation"]) > 1 or (groups == 1 and max(strides) > 1):
+        return None
+    if p["batch_group_count"] > 1:
+        return _gradient_form(eqn, window, size, groups) if max(strides) == 1 else None
+    if p["rhs_dilation"] == (1, 1) and (groups > 1 or window == (3, 3)):
+        form = None
+        plain = window == (3, 3) and max(strides) == 1 and max(size) > 2
         # Fewer tiles than this do not pay for the transformed kernel.
-        if narrowest >= 32 and images * forms.tile_count(size) >= 64:
-            return _placed(forms.winograd, numbers, p["padding"])
-    elif size in ((3, 3), (1, 1)) and min(window) > 2:
-        return _gradient_form(eqn, window, size)
+        if plain and tiles >= 64 and (groups > 1 or _narrowest(eqn) >= 32):
+            form = functools.partial(forms.winograd, groups=groups)
+        elif groups > 1 or max(size) <= 2:
+            form = functools.partial(forms.unfolded, groups=groups, strides=strides)
+        return None if form is None else _placed(form, numbers, p["padding"])
+    if groups == 1 and size in ((3, 3), (1, 1)) and min(window) > 2:
+        return _gradient_form(eqn, window, size, groups)
     return None
+
+
+def _apart(eqn: Any, groups: int) -> Form:
+    """Each group as a convolution of its own, in the form that this one takes."""
+    p = eqn.params
+    numbers = p["dimension_numbers"]
+    left = numbers.lhs_spec[0 if p["batch_group_count"] > 1 else 1]
+    axes, written = (left, numbers.rhs_spec[0]), numbers.out_spec[1]
+    alone = {**p, "feature_group_count": 1, "batch_group_count": 1}
+
+    def run(*values: Array) -> Array:
+        parts = zip(
+            *(jnp.split(v, groups, a) for v, a in zip(values, axes, strict=True)), strict=True
+        )
+        conv = functools.partial(eqn.primitive.bind, **alone)
+        results = []
+        for part in parts:
+            (one,) = jax.make_jaxpr(conv)(*part).eqns
+            form = form_of(one)
+            results.append(conv(*part) if form is None else form(*part))
+        return jnp.concatenate(results, written)
+
+    return run
 
 
 def _with_derivative(eqn: Any, form: Form | None) -> Form | None:
@@ -102,7 +143,9 @@ def _pooling_form(eqn: Any) -> Form | None:
     return functools.partial(_POOLINGS[eqn.primitive.name], window=window)
 
 
-def _gradient_form(eqn: Any, window: Sequence[int], size: Sequence[int]) -> Form | None:
+def _gradient_form(
+    eqn: Any, window: Sequence[int], size: Sequence[int], groups: int
+) -> Form | None:
     """Of the gradient of a kernel of `size`: the batch is contracted, the window is the result's.
 
     `lax.conv` would transpose both operands first, and XLA then computes whatever made them anew
@@ -113,14 +156,16 @@ def _gradient_form(eqn: Any, window: Sequence[int], size: Sequence[int]) -> Form
     lhs, rhs, strides = eqn.invars[0].aval, eqn.invars[1].aval, p["rhs_dilation"]
     channels, images = (lhs.shape[a] for a in numbers.lhs_spec[:2])
     narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
+    plain = size == (3, 3) and max(strides) == 1
     form = None
-    if max(strides) > 1:
-        if narrowest >= 16:
-            form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
-    elif size == (3, 3) and narrowest < 32:
+    if plain and narrowest >= 32 and images * forms.tile_count(window) >= 64:
+        form = functools.partial(forms.winograd_kernel_gradient, groups=groups)
+    elif groups > 1 or (max(strides) > 1 and narrowest >= 16):
+        form = functools.partial(
+            forms.strided_kernel_gradient, window=size, strides=strides, groups=groups
+        )
+    elif plain and narrowest < 32:
         form = forms.unfolded_kernel_gradient
-    elif size == (3, 3) and images * forms.tile_count(window) >= 64:
-        form = forms.winograd_kernel_gradient
     return None if form is None else _placed_gradient(form, numbers, p["padding"])
 
 
@@ -163,11 +208,18 @@ def _bfloat16_form(eqn: Any) -> Form | None:
     return _placed(form if max(dilation) == 1 else dilated, numbers, p["padding"], out.dtype)
 
 
-def _ungrouped(eqn: Any) -> bool:
-    """Two-dimensional, without groups."""
+def _groups(eqn: Any) -> int:
+    return max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
+
+
+def _narrowest(eqn: Any) -> int:
+    """The channels that one group reads or writes, whichever are fewer."""
     p = eqn.params
-    counts = (p["feature_group_count"], p["batch_group_count"])
-    return len(p["window_strides"]) == 2 and {*counts} == {1}
+    numbers, (lhs, rhs) = p["dimension_numbers"], (v.aval for v in eqn.invars)
+    read = rhs.shape[numbers.rhs_spec[1]]
+    if p["batch_group_count"] > 1:
+        read = lhs.shape[numbers.lhs_spec[0]] // p["batch_group_count"]
+    return min(read, rhs.shape[numbers.rhs_spec[0]] // _groups(eqn))
 
 
 def _strided(eqn: Any) -> bool:

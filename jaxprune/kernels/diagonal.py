@@ -1,10 +1,9 @@
 """A convolution or product whose kernel is block-diagonal, as G smaller ones.
 
 Block g reads the channels that its rows are and writes those that its columns are. Rows with an
-order of their own are gathered first; the results are put where the columns say. On a CPU each
-block is a convolution of its own, which `accelerate` then runs as matrix products together with its
-gradients: XLA's own grouped convolutions are slow there (`scripts/benchmarks/blocks.py`). Elsewhere
-it is one grouped convolution.
+order of their own are gathered first; the results are put where the columns say. It is one grouped
+convolution, which `accelerate` runs on a CPU as matrix products together with its gradients: XLA's
+own grouped convolutions are slow there (`scripts/benchmarks/blocks.py`).
 
 Axes: `G` blocks, `I, O` channels read and written.
 """
@@ -20,8 +19,8 @@ import numpy as np
 from jax import Array, lax
 
 _NARROWEST = 32
-"""Least channels of a convolution of its own on a CPU, where Winograd's form begins: narrower
-blocks are taken together, their zeros with them."""
+"""Least channels of a block on a CPU: narrower ones are taken together, their zeros with them, as
+products that small take as long."""
 
 
 class Diagonal(NamedTuple):
@@ -129,23 +128,14 @@ def _convolution(
 ) -> Array | None:
     numbers = p["dimension_numbers"]
     axis = numbers.lhs_spec[1]
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu:
+    if jax.default_backend() == "cpu":
         narrowest = min(kernel.shape[diagonal.reads], kernel.shape[diagonal.writes])
         most = max(1, narrowest // _NARROWEST)
         apart = max(g for g in range(1, most + 1) if diagonal.groups % g == 0)
         if apart == 1:
             return None
         diagonal = diagonal._replace(groups=apart)
-    size = kernel.shape[diagonal.reads] // diagonal.groups
     images, parts = _gathered(images, diagonal, axis), blocks(kernel, diagonal)
-    if on_cpu:
-        conv = lax.conv_general_dilated_p.bind
-        results = [
-            conv(lax.slice_in_dim(images, g * size, (g + 1) * size, axis=axis), part, **p)
-            for g, part in enumerate(parts)
-        ]
-        return jnp.concatenate(results, numbers.out_spec[1])
     compact = jnp.concatenate(parts, diagonal.writes)
     grouped = {**p, "feature_group_count": diagonal.groups}
     return lax.conv_general_dilated_p.bind(images, compact, **grouped)

@@ -81,6 +81,70 @@ def test_equals_the_plain_convolution(case, layout):
         assert convolutions(accelerate(both), x, kernel) == left
 
 
+# images, rows, columns, inputs, outputs, kernel, groups, strides, padding, convolutions left
+GROUPED = {
+    "winograd": (70, 3, 5, 16, 32, 3, 2, ONE, "SAME", 0),
+    "winograd by lots": (96, 8, 6, 32, 32, 3, 4, ONE, [(0, 2), (1, 1)], 0),
+    "few tiles": (2, 6, 5, 16, 32, 3, 2, ONE, "SAME", 0),
+    "two by two": (2, 2, 2, 16, 16, 3, 2, ONE, "SAME", 0),
+    "strided": (2, 6, 5, 16, 24, 3, 2, (2, 1), "SAME", 2),  # the images' gradient, group by group
+    "one tap": (2, 6, 5, 32, 16, 1, 2, ONE, "VALID", 0),
+    "narrow": (2, 6, 5, 8, 8, 3, 2, ONE, "SAME", 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", GROUPED)
+def test_groups_equal_the_plain_convolution(case, layout):
+    *shape, groups, strides, padding, left = GROUPED[case]
+    with jax.enable_x64(True):
+        x, kernel = operands(*shape, layout=layout)
+        reads = LAYOUTS[layout][0][1].index("I")
+        kernel = lax.slice_in_dim(kernel, 0, shape[3] // groups, axis=reads)
+        fn = functools.partial(
+            lax.conv_general_dilated, window_strides=strides, padding=padding,
+            dimension_numbers=LAYOUTS[layout][0], feature_group_count=groups,
+        )  # fmt: skip
+        both = with_gradients(fn)
+        plain, quick = jax.jit(both)(x, kernel), jax.jit(accelerate(both))(x, kernel)
+        for a, b in zip(plain, quick, strict=True):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * np.abs(a).max())
+        assert convolutions(accelerate(both), x, kernel) == left
+
+
+def test_groups_in_bfloat16_run_apart():
+    x, kernel = (jnp.bfloat16(v) for v in operands(3, 6, 5, 24, 16, 3))
+    fn = functools.partial(
+        lax.conv_general_dilated, window_strides=ONE, padding="SAME",
+        dimension_numbers=LAYOUTS["last"][0], feature_group_count=2,
+    )  # fmt: skip
+    kernel = kernel[:, :, :12]
+    quick = with_gradients(fn)
+    plain = jax.jit(quick)(jnp.float32(x), jnp.float32(kernel))
+    for a, b in zip(plain, jax.jit(accelerate(quick))(x, kernel), strict=True):
+        np.testing.assert_allclose(np.float32(b), a, rtol=0, atol=2**-6 * np.abs(a).max())
+    assert convolutions(accelerate(quick), x, kernel) == 0
+
+
+def test_lots_can_be_mapped_and_differentiated():
+    x, kernel = operands(192, 8, 8, 32, 32, 3)
+    with jax.enable_x64(True):
+        padding = ((1, 1), (1, 1))
+        quick = with_gradients(functools.partial(winograd, padding=padding))
+        plain = with_gradients(
+            functools.partial(
+                lax.conv_general_dilated, window_strides=ONE, padding=padding,
+                dimension_numbers=LAYOUTS["last"][0],
+            )
+        )  # fmt: skip
+        pairs = x.reshape(2, 96, 8, 8, 32)
+        assert "scan" in str(jax.make_jaxpr(quick)(pairs[0], kernel))
+        for a, b in zip(
+            *(jax.vmap(f, (0, None))(pairs, kernel) for f in (plain, quick)), strict=True
+        ):
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-12 * np.abs(a).max())
+
+
 # images, rows, columns, inputs, outputs, kernel, strides, padding, layout
 BFLOAT16 = {
     "windows of one output": (3, 6, 8, 64, 24, 3, ONE, "SAME", "last"),
