@@ -1,7 +1,11 @@
-"""What a graph found and what masks would save, as data; `jaxprune.report.found` draws it."""
+"""What a graph found, what masks would save, and what is within kernels, as data.
+
+`jaxprune.report.found` draws it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +16,7 @@ from jaxprune.graph import outside
 from jaxprune.graph.arguments import require_binary
 from jaxprune.graph.cost import QUANTITIES, Cost
 from jaxprune.graph.costed import CostedGroups
+from jaxprune.graph.structure import Structures
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,73 @@ class Preview:
 
     def __str__(self) -> str:
         return outside.text(self)
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """A kernel with structure.
+
+    Attributes:
+      name: its path.
+      shape: its shape.
+      structure: in words.
+      density: the fraction of its entries that there are.
+      gathered: axis → how many channels are put in another order at run time: gathered before the
+        kernel where it reads them, put in their places after it where it writes them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    structure: str
+    density: float
+    gathered: dict[int, int]
+
+
+@dataclass(frozen=True)
+class KernelExplanation:
+    """What is within the kernels of a pruned network; `str()` of it is a table.
+
+    Attributes:
+      kernels: those with structure, in the order of the variables.
+      ordered: the groups on their axes whose units keep their order → the source line and why;
+        None where no graph was asked.
+    """
+
+    kernels: tuple[KernelRow, ...]
+    ordered: dict[str, str] | None = None
+
+    def __rich__(self) -> Any:
+        return outside.drawn(self)
+
+    def __str__(self) -> str:
+        return outside.text(self)
+
+
+def explain_kernels(
+    structures: Structures,
+    shapes: Mapping[str, tuple[int, ...]],
+    graph: CostedGroups | None = None,
+) -> KernelExplanation:
+    """Collects the rows, and of a graph the groups on these kernels that keep their order."""
+    rows = tuple(
+        KernelRow(
+            path,
+            tuple(shape),
+            structure.words(shape),
+            structure.size(shape) / math.prod(shape),
+            {axis: len(order) for axis, order in sorted(structure.order.items())},
+        )
+        for path, shape in shapes.items()
+        if (structure := structures.get(path)) is not None
+    )
+    if graph is None:
+        return KernelExplanation(rows)
+    ordered = {
+        name: why
+        for name, why in graph.ordered.items()
+        if any(member.path in structures for member in graph.groups[name].members)
+    }
+    return KernelExplanation(rows, ordered)
 
 
 def explain(graph: CostedGroups) -> Explanation:

@@ -16,7 +16,9 @@ from jax.extend.core import Literal
 from jaxprune.graph import paths
 from jaxprune.graph.arguments import require_shapes
 from jaxprune.graph.compiled import compile_per_keywords, remember
+from jaxprune.graph.costed import CostedGroups
 from jaxprune.graph.cut import Positions, cut
+from jaxprune.graph.explain import KernelExplanation, explain_kernels
 from jaxprune.graph.follow import Whole, follow
 from jaxprune.graph.interpret import Sliced, run
 from jaxprune.graph.program import Program, State, analyse, state_outputs
@@ -136,6 +138,16 @@ class Pruned:
         """Kernel's path → the fraction of its entries that its blocks keep."""
         shapes = {path: self._shape_after(path, self.indices) for path in self.blocks}
         return fractions(self.blocks, shapes)
+
+    def explain(self, graph: CostedGroups | None = None) -> KernelExplanation:
+        """What is within the kernels: structure, density, and the gathers that are left.
+
+        Args:
+          graph: of the traced network; then also which groups on these kernels keep their order,
+            and why.
+        """
+        shapes = {path: self._shape_after(path, self.indices) for path in self.dense}
+        return explain_kernels(self.blocks, shapes, graph)
 
     def cut_state(self, out: Any) -> Any:
         """Cuts in an output of the unpruned `fn` what holds new values of variables."""

@@ -14,6 +14,11 @@ from jaxprune.graph import paths
 class Structure(Protocol):
     """Which kernels of a shape there may be, as `jaxprune.kernels.blocks.Blocks` says it."""
 
+    @property
+    def order(self) -> Mapping[int, np.ndarray]:
+        """Axis → the order in which its channels are taken, where it is another than they have."""
+        ...
+
     def require(self, name: str, shape: Sequence[int]) -> None:
         """Refuses a kernel of a shape that it is not for.
 
@@ -32,6 +37,10 @@ class Structure(Protocol):
 
     def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
         """What an equation gives whose second operand is such a kernel; None: run it as it is."""
+        ...
+
+    def words(self, shape: Sequence[int]) -> str:
+        """What it is, in words."""
         ...
 
     def size(self, shape: Sequence[int]) -> int:

@@ -130,6 +130,26 @@ class Blocks(NamedTuple):
         """How many entries of a kernel are kept: of its multiply-accumulates as many parts."""
         return int(self.entries(shape)[self.kept].sum())
 
+    def words(self, shape: Sequence[int]) -> str:
+        """Which blocks there are, in words."""
+        sides = " × ".join(str(side or n) for side, n in zip(self.sides, shape, strict=True))
+        cut = [axis for axis, n in enumerate(self.kept.shape) if n > 1]
+        count = int(self.kept.sum())
+        text = f"{count} of {self.kept.size} blocks of {sides}"
+        if count == self.kept.size:
+            text = f"all blocks, of {sides}" if count > 1 else "dense"
+        elif len(cut) == 2:
+            kept = self.kept.reshape([self.kept.shape[axis] for axis in cut])
+            each = [np.unique(kept.sum(axis)) for axis in (0, 1)]
+            if np.array_equal(kept, np.eye(len(kept))):
+                text = f"{count} blocks of {sides} on the diagonal"
+            elif len(each[0]) == 1 or len(each[1]) == 1:
+                axis = 0 if len(each[0]) == 1 else 1
+                text += f", {each[axis][0]} of {kept.shape[axis]} along axis {cut[axis]} each"
+        if self.shared is not None:
+            text += f", {int((self.shared & self.kept).sum())} with one magnitude each"
+        return text
+
     def numbers(self, shape: Sequence[int]) -> int:
         """How many numbers say all: a shared block has one, another one as many as entries."""
         sizes = self.entries(shape)

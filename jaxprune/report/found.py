@@ -1,9 +1,12 @@
-"""What a graph found and what masks would save, as tables: in colour, or as plain text."""
+"""What a graph found, what masks would save, and what is within kernels, as tables.
+
+In colour, or as plain text.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from rich import box
@@ -13,16 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxprune.graph.cost import QUANTITIES
-from jaxprune.graph.explain import Explanation, Preview
+from jaxprune.graph.explain import Explanation, KernelExplanation, Preview
 from jaxprune.latency.measured import MeasuredExplanation, MeasuredRow
 
+Found = Explanation | Preview | KernelExplanation
 
-def drawn(found: Explanation | Preview) -> RenderableType:
+
+def drawn(found: Found) -> RenderableType:
     """For rich to print."""
+    if isinstance(found, KernelExplanation):
+        return _kernels(found)
     return _preview(found) if isinstance(found, Preview) else _explanation(found)
 
 
-def text(found: Explanation | Preview) -> str:
+def text(found: Found) -> str:
     """As plain text, 100 columns wide, whatever the terminal."""
     output = io.StringIO()
     Console(file=output, width=100, color_system=None).print(drawn(found))
@@ -49,15 +56,43 @@ def _explanation(found: Explanation) -> RenderableType:
     total = "the whole network: {} parameters, {} MACs, {} activations".format(*whole)
     parts = [Text(total), *(_measured(found) if timed else []), "", table, ""]
     parts += [Text("written at →, read at ←", style="cyan"), *places]
-    said = (("fixed", found.fixed, _folded), ("units keep their order", found.ordered, list))
-    for title, reason_of, fold in said:
-        reasons: dict[str, list[str]] = {}
-        for name, reason in reason_of.items():
-            reasons.setdefault(reason, []).append(name)
-        parts += ["", Text(title, style="cyan")] if reasons else []
-        for reason, names in reasons.items():
-            parts += [Text(", ".join(fold(names)), style="bold"), _below(reason)]
+    parts += _reasons("fixed", found.fixed, _folded)
+    parts += _reasons("units keep their order", found.ordered, list)
     return Group(*parts)
+
+
+def _kernels(found: KernelExplanation) -> RenderableType:
+    """A row a kernel, then the gathers that are left and the groups that keep their order."""
+    table = _columns("kernel", "density", "gathered")
+    table.add_column("structure", overflow="fold")
+    for row in found.kernels:
+        moved = ", ".join(f"{n} on axis {axis}" for axis, n in row.gathered.items())
+        table.add_row(Text(row.name), f"{row.density:.1%}", moved, Text(row.structure))
+    some = [row for row in found.kernels if row.gathered]
+    channels = sum(sum(row.gathered.values()) for row in some)
+    lines = f"kernels with structure: {len(found.kernels)}; no channels are gathered at run time"
+    if some:
+        lines = (
+            f"{channels:,} channels are gathered at run time, at {len(some)} of "
+            f"{len(found.kernels)} kernels: there the blocks take them in another order than the "
+            "layer beside it has. Blocks on the diagonal need that: with one order for what writes "
+            "and what reads them, the network would fall apart into as many separate ones."
+        )
+    parts: list[RenderableType] = [table, "", Text(lines)]
+    return Group(*parts, *_reasons("units keep their order", found.ordered or {}, list))
+
+
+def _reasons(
+    title: str, reason_of: Mapping[str, str], fold: Callable[[Iterable[str]], list[str]]
+) -> list[RenderableType]:
+    """The names under each reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in reason_of.items():
+        reasons.setdefault(reason, []).append(name)
+    parts: list[RenderableType] = ["", Text(title, style="cyan")] if reasons else []
+    for reason, names in reasons.items():
+        parts += [Text(", ".join(fold(names)), style="bold"), _below(reason)]
+    return parts
 
 
 def _measured(found: MeasuredExplanation) -> list[RenderableType]:

@@ -10,6 +10,7 @@ from networks import example
 from jaxprune.files import plain
 from jaxprune.graph import cost, trace
 from jaxprune.graph.cost import QUANTITIES
+from jaxprune.kernels.blocks import Blocks
 
 
 @pytest.fixture
@@ -68,6 +69,41 @@ def test_explain_shows_whose_order_counts():
     assert f"units keep their order a[1] {' '.join(reason.split())}" in text
     free = trace(lambda v, x: x @ v["a"] @ v["b"], variables, jnp.ones((5, 3)))
     assert not free.ordered and "units keep" not in str(free.explain())
+
+
+def test_a_pruned_network_tells_what_is_within_its_kernels():
+    def fn(variables, x):
+        return jnp.tanh(x @ variables["a"] * jnp.arange(8.0)) @ variables["b"] @ variables["c"]
+
+    shapes = {"a": (4, 8), "b": (8, 4), "c": (4, 2)}
+    variables = {n: jnp.ones(s) for n, s in shapes.items()}
+    graph = trace(fn, variables, jnp.ones((5, 4)))
+    order = np.roll(np.arange(8), 1)
+    blocks = {
+        "a": Blocks((2, 4), np.array([[True, False], [True, True]])),
+        "b": Blocks((4, 2), np.eye(2, dtype=bool), None, {0: order}),
+        "c": Blocks((2, 0), np.array([[True], [True]]), np.array([[True], [False]])),
+    }
+    pruned = graph.slice(variables, graph.full_masks(), blocks)
+    found = pruned.explain(graph)
+    assert [row.name for row in found.kernels] == ["a", "b", "c"]
+    assert [row.density for row in found.kernels] == [0.75, 0.5, 1.0]
+    assert [row.gathered for row in found.kernels] == [{}, {0: 8}, {}]
+    assert [row.structure for row in found.kernels] == [
+        "3 of 4 blocks of 2 × 4",
+        "2 blocks of 4 × 2 on the diagonal",
+        "all blocks, of 2 × 2, 1 with one magnitude each",
+    ]
+    assert found.ordered == graph.ordered and list(graph.ordered) == ["a[1]"]
+    text = " ".join(str(found).split())
+    assert "b 50.0% 8 on axis 0 2 blocks of 4 × 2 on the diagonal" in text
+    assert "8 channels are gathered at run time, at 1 of 3 kernels: there the blocks" in text
+    assert f"units keep their order a[1] {' '.join(graph.ordered['a[1]'].split())}" in text
+    rows = Blocks((2, 4), np.array([[True, False], [False, True]])[::-1])
+    assert rows.words((4, 8)) == "2 of 4 blocks of 2 × 4, 1 of 2 along axis 0 each"
+    plain_text = str(graph.slice(variables, graph.full_masks(), {"a": rows}).explain())
+    assert "kernels with structure: 1; no channels are gathered at run time" in plain_text
+    assert "keep their order" not in plain_text
 
 
 def test_explain_folds_what_lies_in_one_module():
