@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 from jaxprune.graph import ChannelGraph, Consumer, paths
 from jaxprune.statistics.gram import places_of
@@ -59,8 +59,19 @@ def least_squares(layer: Moments, kept: Any, damping: float | None = None) -> Fi
       kept: the units that stay, ascending.
       damping: ε in parts of the mean diagonal; `DAMPING` by default.
     """
-    damping = DAMPING if damping is None else damping
     rows = layer.rows(kept)
+    block, cross, ridge = _normal(layer, rows, damping)
+    old = layer.kernel[rows]
+    missing = cross - block @ old
+    block[np.diag_indices_from(block)] += ridge
+    kernel = old + cho_solve(cho_factor(block, lower=True, overwrite_a=True), missing)
+    return with_shift(layer, rows, kernel)
+
+
+def _normal(
+    layer: Moments, rows: np.ndarray, damping: float | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of rows Σ_SS and Σ_Sy, centred where a shift has a place, and ε."""
     block, cross, power = (
         layer.second[np.ix_(rows, rows)],
         layer.cross[rows],
@@ -71,12 +82,33 @@ def least_squares(layer: Moments, kept: Any, damping: float | None = None) -> Fi
         block -= np.outer(mean, mean)
         cross = cross - np.outer(mean, layer.target)
         power = power - np.square(layer.mean)
-    old = layer.kernel[rows]
-    missing = cross - block @ old
-    ridge = damping * float(np.mean(power))
-    block[np.diag_indices_from(block)] += max(ridge, np.finfo(float).tiny)
-    kernel = old + cho_solve(cho_factor(block, lower=True, overwrite_a=True), missing)
-    return with_shift(layer, rows, kernel)
+    ridge = (DAMPING if damping is None else damping) * float(np.mean(power))
+    return block, cross, max(ridge, np.finfo(float).tiny)
+
+
+class Nested:
+    """Least squares over the first units of an order, for every width by one factorization.
+
+    `(Σ_SS + ε)⁻¹ (Σ_Sy + ε W_S)`, which is `least_squares`. With all units in the order,
+    `Σ + ε = L Lᵀ`, the factor of the first ones is the first block of L, and their part of
+    `L⁻¹ (Σ_y + ε W)` is its first rows: a width takes one triangular solve.
+    """
+
+    def __init__(self, layer: Moments, order: np.ndarray):
+        self.layer, self.order = layer, order
+        rows = layer.rows(order)
+        block, cross, ridge = _normal(layer, rows)
+        block[np.diag_indices_from(block)] += ridge
+        self.factor = cholesky(block, lower=True, overwrite_a=True)
+        self.half = solve_triangular(self.factor, cross + ridge * layer.kernel[rows], lower=True)
+
+    def __call__(self, width: int) -> Fit:
+        """The fit over the first so many units; its rows in ascending order of the units."""
+        units, taps = self.order[:width], self.layer.taps
+        n = width * taps
+        kernel = solve_triangular(self.factor[:n, :n], self.half[:n], lower=True, trans=1)
+        kernel = kernel.reshape(width, taps, -1)[np.argsort(units)].reshape(n, -1)
+        return with_shift(self.layer, self.layer.rows(np.sort(units)), kernel)
 
 
 def with_shift(layer: Moments, rows: np.ndarray, kernel: np.ndarray) -> Fit:
@@ -95,13 +127,20 @@ def refitted(
       ValueError: the kernel is not a variable itself, or reads a part of the group.
     """
     leaves = dict(paths.leaves(variables))
+    return _replaced(variables, _refitted(graph, leaves, group, layer, kept, fit))
+
+
+def _refitted(
+    graph: ChannelGraph, leaves: Mapping[str, Any], group: str, layer: Moments, kept: Any, fit: Fit
+) -> dict[str, np.ndarray]:
+    """The leaves that a fit changes."""
     name = layer.consumer.name
     fresh = {name: _with_rows(graph, leaves.get(name), group, layer.consumer, kept, fit.kernel)}
     if (path := layer.outlet.path) is not None:
         shift = layer.outlet.sign * fit.shift
         leaf = leaves[path]
         fresh[path] = np.asarray(leaf, np.float64) + shift.reshape(np.shape(leaf))
-    return _replaced(variables, fresh)
+    return fresh
 
 
 class Ranked:
@@ -109,6 +148,13 @@ class Ranked:
 
     The readers of a group are refitted on statistics that were taken once, so that its part depends
     on its width alone: what was fitted for the latest widths is kept.
+
+    Args:
+      graph: from `trace`.
+      variables: those of the dense network.
+      layers: of each group that may get narrower what `moments` found.
+      orders: of each of them its units, the last ones to go first.
+      finish: what becomes of a fit over the kept units (ascending); nothing by default.
     """
 
     def __init__(
@@ -117,29 +163,41 @@ class Ranked:
         variables: Any,
         layers: Mapping[str, Sequence[Moments]],
         orders: Mapping[str, np.ndarray],
-        fit: Callable[[Moments, np.ndarray], Fit] = least_squares,
+        finish: Callable[[Moments, np.ndarray, Fit], Fit] = lambda layer, kept, fit: fit,
     ):
-        self.graph, self.variables = graph, variables
-        self.layers, self.orders, self.fit = layers, orders, fit
+        self.graph, self.variables = graph, jax.tree.map(np.asarray, variables)
+        self.layers, self.orders, self.finish = layers, orders, finish
         largest = max((one.kernel.nbytes for read in layers.values() for one in read), default=1)
+        self.nested = functools.cache(self._nested)
         self.fits = functools.lru_cache(maxsize=64 + _KEPT_BYTES // largest)(self._fits)
+
+    def _nested(self, group: str) -> list[Nested]:
+        # A sum over the channels reads them without a kernel.
+        readers = [layer for layer in self.layers[group] if layer.consumer.kernel_shape]
+        return [Nested(layer, self.orders[group]) for layer in readers]
 
     def _fits(self, group: str, width: int) -> list[tuple[Moments, Fit]]:
         kept = np.sort(self.orders[group][:width])
-        # A sum over the channels reads them without a kernel.
-        readers = [layer for layer in self.layers[group] if layer.consumer.kernel_shape]
-        return [(layer, self.fit(layer, kept)) for layer in readers]
+        return [(one.layer, self.finish(one.layer, kept, one(width))) for one in self.nested(group)]
 
     def __call__(self, widths: Any) -> tuple[Any, dict[str, jax.Array]]:
-        """The refitted variables, and the masks, at widths int (G,)."""
-        variables, masks = self.variables, self.graph.full_masks()
+        """The refitted variables, and the masks, at widths int (G,).
+
+        Made in NumPy, for which a new width is no new program.
+        """
+        leaves = dict(paths.leaves(self.variables))
+        masks: dict[str, Any] = {}
         for name, width in zip(self.graph.names, np.asarray(widths).tolist(), strict=True):
+            masks[name] = np.ones(self.graph.groups[name].size, np.float32)
             if width < len(masks[name]):
                 kept = np.sort(self.orders[name][:width])
-                masks[name] = jnp.zeros(len(masks[name])).at[kept].set(1)
+                masks[name][:] = 0
+                masks[name][kept] = 1
                 for layer, fit in self.fits(name, width):
-                    variables = refitted(self.graph, variables, name, layer, kept, fit)
-        return variables, masks
+                    for path, leaf in _refitted(self.graph, leaves, name, layer, kept, fit).items():
+                        leaves[path] = leaf.astype(leaves[path].dtype)
+        variables = jax.tree.structure(self.variables).unflatten(list(leaves.values()))
+        return jax.tree.map(jnp.asarray, (variables, masks))
 
 
 def _replaced(variables: Any, fresh: Mapping[str, Any]) -> Any:
@@ -191,4 +249,4 @@ def _channels_first(consumer: Consumer) -> tuple[int, ...]:
     return (*first_axes, *rest)
 
 
-__all__ = ["DAMPING", "Fit", "Ranked", "least_squares", "refitted", "with_shift"]
+__all__ = ["DAMPING", "Fit", "Nested", "Ranked", "least_squares", "refitted", "with_shift"]

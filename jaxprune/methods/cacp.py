@@ -273,7 +273,7 @@ class Repair:
             # Always as many as asked for, so that one program serves: the last is repeated.
             asked = list(new.values()) + [rows[-1]] * (len(rows) - len(new))
             networks = [self.network(row) for row in asked]
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+            stacked = jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *networks))
             problem = self.problem
             evaluate = _evaluator(problem.graph, problem.fn, problem.score)
             total, count = np.zeros(len(rows)), 0

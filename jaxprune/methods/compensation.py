@@ -90,8 +90,8 @@ class Compensation(Method):
         orders = problem.run.loop("ranking", ranked, blank, len(groups))
         orders = {name: np.asarray(order) for name, order in orders.items()}
 
-        fit = functools.partial(compensated, rescale=self.rescale)
-        network = Ranked(graph, problem.variables, layers, orders, fit)
+        finish = functools.partial(rescaled, rescale=self.rescale)
+        network = Ranked(graph, problem.variables, layers, orders, finish)
         figures: dict[str, dict[str, Any]] = {}
         if problem.budget.widths:
             problem.budget.require_feasible(graph)
@@ -171,12 +171,16 @@ class Compensation(Method):
 
 def compensated(layer: Moments, kept: np.ndarray, rescale: Rescale = "full") -> Fit:
     """The closed-form compensation of one consumer, over the kept units (ascending)."""
-    fit = least_squares(layer, kept)
+    return rescaled(layer, kept, least_squares(layer, kept), rescale)
+
+
+def rescaled(layer: Moments, kept: np.ndarray, fit: Fit, rescale: Rescale = "full") -> Fit:
+    """A fit over the kept units with the variance of its outputs restored."""
     if rescale == "none":
         return fit
     rows = layer.rows(kept)
-    covariance, _, variance = layer.centred()
-    left = np.sum(fit.kernel * (covariance[np.ix_(rows, rows)] @ fit.kernel), axis=0)
+    covariance, _, variance = layer.centred(rows)
+    left = np.sum(fit.kernel * (covariance @ fit.kernel), axis=0)
     part = np.clip(left / np.maximum(variance, np.finfo(float).tiny), 0, 1)
     factor = np.where(part > 0, 1 / np.sqrt(np.where(part > 0, part, 1)), 1)
     if rescale == "shrunk":
@@ -187,9 +191,9 @@ def compensated(layer: Moments, kept: np.ndarray, rescale: Rescale = "full") -> 
 def explained(layer: Moments, kept: np.ndarray) -> float:
     """The part of the outputs' variance that a refit over the kept units explains."""
     rows = layer.rows(kept)
-    covariance, cross, variance = layer.centred()
+    covariance, cross, variance = layer.centred(rows)
     kernel = least_squares(layer, kept).kernel
-    both = 2 * cross[rows] - covariance[np.ix_(rows, rows)] @ kernel
+    both = 2 * cross - covariance @ kernel
     return float(np.sum(both * kernel) / max(variance.sum(), np.finfo(float).tiny))
 
 

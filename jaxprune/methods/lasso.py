@@ -261,6 +261,6 @@ def error(layer: Moments, kept: np.ndarray, kernel: np.ndarray) -> float:
     The best shift of the output is taken for granted.
     """
     rows = layer.rows(kept)
-    covariance, cross, variance = layer.centred()
-    explained = 2 * cross[rows] - covariance[np.ix_(rows, rows)] @ kernel
+    covariance, cross, variance = layer.centred(rows)
+    explained = 2 * cross - covariance @ kernel
     return float(1 - np.sum(explained * kernel) / max(variance.sum(), 1e-30))

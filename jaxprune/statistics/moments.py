@@ -68,11 +68,17 @@ class Moments(NamedTuple):
         """The rows that belong to units, each with all of its taps."""
         return (np.asarray(units)[:, None] * self.taps + np.arange(self.taps)).ravel()
 
-    def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The covariances of x (U·T, U·T) and of x with y (U·T, O), and the variance of y (O,)."""
-        covariance = self.second - np.outer(self.mean, self.mean)
-        cross = self.cross - np.outer(self.mean, self.target)
-        return covariance, cross, np.maximum(self.power - np.square(self.target), 0)
+    def centred(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The covariances of x (N, N) and of x with y (N, O), and the variance of y (O,).
+
+        Args:
+          rows: the N of x that are wanted, all U·T by default.
+        """
+        second, cross, mean = self.second, self.cross, self.mean
+        if rows is not None:
+            second, cross, mean = second[np.ix_(rows, rows)], cross[rows], mean[rows]
+        variance = np.maximum(self.power - np.square(self.target), 0)
+        return second - np.outer(mean, mean), cross - np.outer(mean, self.target), variance
 
 
 def moments(
