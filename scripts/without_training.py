@@ -7,13 +7,18 @@ FILE has the weights of a VGG-16 with BatchNorm that was trained on CIFAR-10 in 
 training images calibrate; of the held-out ones the first choose the widths (sensitivity, one
 selection for all methods, so that rows differ in channels and repair alone) and the last measure.
 The test part is not read. Each network is measured as the method leaves it, and with its BatchNorm
-statistics taken anew from 512 of the calibration images. Rows that `--out` has are not done again.
+statistics taken anew from 512 of the calibration images. Rows that `--out` has are not done again;
+the networks lie beside it, and `--finetune STEPS` trains each for so many steps of 128 images
+(bfloat16, all training images, one seed, the learning rate falling from 0.01 with a cosine).
+`--match METHOD` trains that of L1 until it is as good as METHOD's is as cut.
 
 `merging` is neuron merging (Kim et al. 2020): each of the filters that L1 drops goes to the kept
 one of the nearest direction, with the ratio of their norms behind BatchNorm, if their cosine is
 above 0.1. `modhifi` keeps the channels of the highest `⟨Y, A_c⟩² / (‖A_c‖² ‖Y‖²)`, what a channel's
 part A_c of the output Y tells of it (ModHiFi, 2025, arXiv 2511.19566), with the same least squares
-as `greedy`.
+as `greedy`. The rows of `own widths` find them themselves, to the target: CACP, whose repair at the
+table's widths is `l1, reconstruction`, by `--episodes`, one agent for both rates of MACs, and CaP
+by a bisection; both look at the first `--rewarding` of the images that choose.
 
 A VGG-16 of 91.0 % on all 5,000 held-out images (52 epochs), 200 of them chose the widths; accuracy
 in percent as left by the method and, after the stroke, with BatchNorm statistics taken anew:
@@ -40,14 +45,13 @@ at hand.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from benchmarks.rows import Rows, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -60,18 +64,22 @@ from jaxprune.masks import keep_top
 from jaxprune.methods.compensation import compensated, ranking
 from jaxprune.methods.lasso import normal_equations
 from jaxprune.methods.ranking import filter_norms
-from jaxprune.methods.widths import greedy_chooser
+from jaxprune.methods.widths import adjusted, greedy_chooser
 from jaxprune.reconstruction import least_squares, refitted
 from jaxprune.search import search_groups
 from jaxprune.statistics.moments import Moments, moments
 from jaxprune.statistics.sensitivity import sensitivity
 from jaxprune.train.batchnorm import recalibrate
 from jaxprune.train.evaluate import correct
+from jaxprune.train.loop import fit
+from jaxprune.train.optimizer import OptimizerConfig
+from jaxprune.train.state import TrainConfig
 
 TARGETS = ("macs/2", "macs/3", "params/8")
 KEPT = (0.1, 0.25, 0.5, 0.75)
 SHAPE = (32, 32, 3)
 RECALIBRATION = 512  # images of new BatchNorm statistics
+EVERY, MOST = 25, 1000  # steps of the training that is to match a method
 MERGED = 0.1  # cosine above which a filter is merged
 
 Layers = dict[str, list[Moments]]
@@ -105,6 +113,7 @@ class Bench:
         )  # fmt: skip
         self.networks: dict[tuple[int, ...], Any] = {}
         self.positions = args.positions
+        self.args = args
         self.shared: dict[str, Any] = {}
 
     def batches(self, split: Any, size: int) -> list[Any]:
@@ -114,8 +123,11 @@ class Bench:
             for i in range(0, len(images) - size + 1, size)
         ]
 
-    def at(self, widths: Widths) -> jp.Problem:
-        return jp.Problem(**{**vars(self.problem), "budget": jp.Budget(widths=widths)})
+    def at(self, budget: jp.Budget, images: int | None = None) -> jp.Problem:
+        """The problem at another budget, with the first of the choosing images."""
+        batches = list(self.problem.validation)
+        heldout = batches if images is None else batches[: images // 100]
+        return jp.Problem(**{**vars(self.problem), "budget": budget, "heldout": heldout})
 
     def moments(self) -> Layers:
         if "moments" not in self.shared:
@@ -147,25 +159,41 @@ class Bench:
                 variables = refitted(self.problem.graph, variables, name, layer, kept, fit)
         return variables, masks
 
-    def accuracies(self, variables: Any, masks: dict[str, Any]) -> tuple[float, float]:
-        """Of the small network, as it is and with BatchNorm statistics taken anew."""
-        pruned = self.problem.graph.slice(variables, masks)
-        shape = tuple(pruned.widths.values())
-        if shape not in self.networks:  # all methods of one target share what is compiled
-            module = models.from_pruned(self.module, pruned)
-            self.networks[shape] = models.network(module)
-        network = self.networks[shape]
+    def network(self, variables: Any) -> Any:
+        """All methods of one target share what is compiled."""
+        shape = tuple(leaf.shape for leaf in jax.tree.leaves(variables))
+        if shape not in self.networks:
+            self.networks[shape] = models.network(models.from_variables(self.module, variables))
+        return self.networks[shape]
+
+    def accuracy(self, variables: Any, split: Any = None) -> float:
+        """Of a small network."""
+        split = self.measured if split is None else split
+        right = correct(self.network(variables), variables, split, batch_size=250, **self.pixels)
+        return float(right.mean())
+
+    def anew(self, variables: Any) -> Any:
+        """Small variables with BatchNorm statistics taken anew."""
         images = self.calibration.images[:RECALIBRATION]
-        anew = recalibrate(network, pruned.variables, images, **self.pixels)
-        first, second = (
-            correct(network, v, self.measured, batch_size=250, **self.pixels).mean()
-            for v in (pruned.variables, anew)
+        return recalibrate(self.network(variables), variables, images, **self.pixels)
+
+    def trained(
+        self, variables: Any, steps: int, state: Any = None, until: int | None = None
+    ) -> Any:
+        """The state after a fine-tune, of so many steps in all, on all training images."""
+        split = self.data.train
+        config = TrainConfig(
+            epochs=steps / (len(split) // 128), batch_size=128, precision="bfloat16",
+            optimizer=OptimizerConfig(learning_rate=self.args.learning_rate),
+        )  # fmt: skip
+        network = self.network(variables)
+        return fit(
+            network, variables, split, config, seed=0, state=state, until=until, **self.pixels
         )
-        return float(first), float(second)
 
 
 def lasso(bench: Bench, widths: Widths) -> Network:
-    found = jp.Lasso(positions=bench.positions).prune(bench.at(widths))
+    found = jp.Lasso(positions=bench.positions).prune(bench.at(jp.Budget(widths=widths)))
     return found.variables, found.masks
 
 
@@ -232,9 +260,37 @@ def merging(bench: Bench, widths: Widths) -> Network:
     return jax.tree.structure(variables).unflatten(leaves), masks
 
 
+def l1_refitted(bench: Bench, widths: Widths) -> Network:
+    return bench.repaired(l1(bench, widths)[1])
+
+
+def cacp(bench: Bench, target: str) -> Network:
+    """One agent for all targets in one quantity; the repair is that of `l1_refitted`."""
+    quantity, _ = target.split("/")
+    factors = {t: float(t.split("/")[1]) for t in TARGETS if t.split("/")[0] == quantity}
+    episodes = bench.args.episodes
+    method = jp.CACP(
+        rates=tuple(1 / factor for factor in factors.values()), warmup=3 * episodes // 8,
+        episodes=5 * episodes // 8, beam_rounds=1, positions=bench.positions,
+    )  # fmt: skip
+    if quantity not in bench.shared:
+        bench.shared[quantity] = method.prune(bench.at(jp.Budget(target), bench.args.rewarding))
+    found = bench.shared[quantity].figures[f"width_at_{1 / factors[target]:g}"]
+    graph, budget = bench.problem.graph, jp.Budget(target)
+    widths = adjusted(graph, budget, np.array([found[name] for name in graph.names]))
+    return l1_refitted(bench, dict(zip(graph.names, widths.tolist(), strict=True)))
+
+
+def compensation_searched(bench: Bench, target: str) -> Network:
+    method = jp.Compensation(steps=4, floors=3, positions=bench.positions)
+    found = method.prune(bench.at(jp.Budget(target), bench.args.rewarding))
+    return found.variables, found.masks
+
+
 METHODS: dict[str, Callable[[Bench, Widths], Network]] = {
     "l1": l1,
     "merging": merging,
+    "l1, reconstruction": l1_refitted,
     "greedy, reconstruction": greedy,
     "modhifi, reconstruction": modhifi,
     "genetic, reconstruction": genetic,
@@ -243,6 +299,12 @@ METHODS: dict[str, Callable[[Bench, Widths], Network]] = {
     "compensation, shrunk": compensation("shrunk"),
     "compensation, no rescale": compensation("none"),
 }
+
+OWN: dict[str, Callable[[Bench, str], Network]] = {
+    "cacp, own widths": cacp,
+    "compensation, own widths": compensation_searched,
+}
+"""Those that find their widths themselves, to a target."""
 
 
 def curves_of(bench: Bench) -> Curves:
@@ -256,71 +318,108 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--heldout", required=True)
     parser.add_argument("--out", type=Path, default=Path("without_training.jsonl"))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    known = [*METHODS, *OWN]
+    parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--calibration", type=int, default=1000)
     parser.add_argument("--choosing", type=int, default=500)
     parser.add_argument("--measuring", type=int, default=4500)
     parser.add_argument("--positions", type=int, default=10)
     parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--episodes", type=int, default=800, help="of CACP, 3/8 of them at random")
+    parser.add_argument("--rewarding", type=int, help="choosing images that own widths look at")
+    parser.add_argument("--finetune", type=int, default=0, metavar="STEPS", help="after the cut")
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="of the fine-tune")
+    parser.add_argument("--match", metavar="METHOD", help="trains l1 until it is as good as this")
     args = parser.parse_args()
-    lines = args.out.read_text().splitlines() if args.out.exists() else []
-    done = {(r["target"], r["method"]): r for r in map(json.loads, lines)}
+    rows = Rows(args.out)
     bench = Bench(args)
-
-    def keep(row: dict[str, Any]) -> None:
-        done[row["target"], row["method"]] = row
-        with args.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row["target"], row["method"], {k: v for k, v in row.items() if k != "widths"})
-
-    if ("", "unpruned") not in done:
-        began = time.perf_counter()
-        network = models.network(bench.module)
-        right = correct(network, bench.variables, bench.measured, batch_size=250, **bench.pixels)
-        keep({"target": "", "method": "unpruned", "cut": float(right.mean()),
-              "seconds": time.perf_counter() - began})  # fmt: skip
-    if any((target, "widths") not in done for target in args.targets):
+    if ("", "unpruned", 0) not in rows.done:
+        with timed() as took:
+            accuracy = bench.accuracy(bench.variables)
+        rows.keep("", "unpruned", 0, {"cut": accuracy, **took})
+    if any((target, "widths", 0) not in rows.done for target in args.targets):
         curves = curves_of(bench)
         for target in args.targets:
-            if (target, "widths") not in done:
+            if (target, "widths", 0) not in rows.done:
                 widths = allocate(curves, bench.problem.graph, jp.Budget(target)).widths
                 cost = bench.problem.graph.cost(widths)
-                keep({"target": target, "method": "widths", "widths": widths,
-                      "params": cost.params, "macs": cost.macs})  # fmt: skip
+                found = {"widths": widths, "params": cost.params, "macs": cost.macs}
+                rows.keep(target, "widths", 0, found)
     for method in args.methods:
         for target in args.targets:
-            if (target, method) in done:
-                continue
-            began = time.perf_counter()
-            variables, masks = METHODS[method](bench, done[target, "widths"]["widths"])
-            jax.block_until_ready(variables)
-            seconds = time.perf_counter() - began
-            cut, anew = bench.accuracies(variables, masks)
-            keep({"target": target, "method": method, "cut": cut, "anew": anew,
-                  "seconds": seconds})  # fmt: skip
-    report(done, args.targets)
+            row(bench, rows, method, target)
+    if args.match:
+        for target in args.targets:
+            match(bench, rows, args.match, target)
+    report(rows.done, args)
 
 
-def cell(row: dict[str, Any]) -> str:
-    return f"{100 * row['cut']:.1f} {100 * row['anew']:.1f} {row['seconds']:.0f}"
+def row(bench: Bench, rows: Rows, method: str, target: str) -> None:
+    """Cuts and measures; then trains what was cut, and measures again."""
+    steps = bench.args.finetune
+    if (target, method, 0) in rows.done and (not steps or (target, method, steps) in rows.done):
+        return
+    small = rows.network(target, method)
+    if small is None:
+        widths = rows.done[target, "widths", 0]["widths"]
+        with timed() as took:
+            own = OWN.get(method)
+            found = own(bench, target) if own else METHODS[method](bench, widths)
+            jax.block_until_ready(found)
+        pruned = bench.problem.graph.slice(*found)
+        small = pruned.variables
+        rows.save(target, method, small)
+        if (target, method, 0) not in rows.done:
+            cost, anew = bench.problem.graph.cost(found[1]), bench.anew(small)
+            result = {"cut": bench.accuracy(small), "anew": bench.accuracy(anew), **took}
+            size = {"params": cost.params, "macs": cost.macs, "widths": dict(pruned.widths)}
+            rows.keep(target, method, 0, result | size)
+    if steps and (target, method, steps) not in rows.done:
+        with timed() as took:
+            state = jax.block_until_ready(bench.trained(small, steps))
+        rows.keep(target, method, steps, {"cut": bench.accuracy(state.variables), **took})
 
 
-def report(done: dict[tuple[str, str], Any], targets: list[str]) -> None:
-    """The table: for each target, as left and with BatchNorm statistics taken anew."""
-    unpruned = 100 * done["", "unpruned"]["cut"]
-    table = Table("method", *(f"{t}: cut, anew, s" for t in targets), title=f"{unpruned:.2f} %")
-    for method in METHODS:
+def match(bench: Bench, rows: Rows, method: str, target: str) -> None:
+    """Steps and seconds of training after which L1's network is as good as another one, as cut."""
+    name = f"l1, until {method}"
+    if (target, name, 0) in rows.done:
+        return
+    wanted, small = rows.done[target, method, 0]["cut"], rows.network(target, "l1")
+    if small is None:
+        small = bench.problem.graph.slice(*l1(bench, rows.done[target, "widths", 0]["widths"]))
+        small = small.variables
+    state, accuracy, total = None, 0.0, {"seconds": 0.0, "processor": 0.0}
+    for end in range(EVERY, MOST + 1, EVERY):
+        with timed() as took:
+            state = jax.block_until_ready(bench.trained(small, MOST, state, end))
+        total = {name: total[name] + took[name] for name in total}
+        accuracy = bench.accuracy(state.variables)
+        if accuracy >= wanted:
+            break
+    assert state is not None
+    result = {"cut": accuracy, "wanted": wanted, "trained": int(state.step)}
+    rows.keep(target, name, 0, result | total)
+
+
+def report(done: dict[tuple[str, str, int], Any], args: argparse.Namespace) -> None:
+    """The table: per target as left, with BatchNorm anew, fine-tuned, and the cut's seconds."""
+    unpruned = done["", "unpruned", 0]["cut"]
+    error = np.sqrt(unpruned * (1 - unpruned) / args.measuring)
+    title = f"unpruned {100 * unpruned:.2f} %, standard error {100 * error:.2f}"
+    table = Table("method", *(f"{t}: cut, anew, tuned, s" for t in args.targets), title=title)
+    for method in (*METHODS, *OWN):
         cells = []
-        for target in targets:
-            row = done.get((target, method))
-            cells.append(
-                f"{100 * row['cut']:.1f} {100 * row['anew']:.1f} {row['seconds']:.0f}"
-                if row
-                else "–"
-            )
+        for target in args.targets:
+            row = done.get((target, method, 0))
+            tuned = done.get((target, method, args.finetune)) if args.finetune else None
+            parts = [row["cut"], row["anew"]] if row else []
+            parts += [tuned["cut"]] if tuned else []
+            text = " ".join(f"{100 * part:.1f}" for part in parts)
+            cells.append(f"{text} {row['seconds']:.0f}" if row else "–")
         table.add_row(method, *cells)
-    Console(width=100).print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
