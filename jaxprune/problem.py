@@ -159,6 +159,8 @@ class Problem:
       heldout: batches that what chooses may read, where there are some apart from `batches`.
       run: where long work is kept.
       mesh: of the devices that share the measurements, where there are several.
+      recalibrated: `fn` with the BatchNorm statistics that the variables it is given have on
+        calibration images, as a run takes them anew after the cut; None where there is no such.
     """
 
     graph: ChannelGraph
@@ -172,6 +174,7 @@ class Problem:
     heldout: Batches | None = None
     run: Run = field(default_factory=Run)
     mesh: Mesh | None = None
+    recalibrated: Fn | None = None
 
     @property
     def validation(self) -> Batches:

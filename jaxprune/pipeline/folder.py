@@ -15,6 +15,7 @@ from jaxprune.pipeline.stopping import Stopped, stopping
 from jaxprune.pipeline.training import Training, latest, train_until
 from jaxprune.problem import Carry, Problem, Retraining, Run
 from jaxprune.report.progress import track
+from jaxprune.train.batchnorm import renewal
 from jaxprune.train.state import TrainConfig, TrainState, total_steps
 from jaxprune.wrappers import Until, Wrapper, same, steps_after
 
@@ -22,6 +23,8 @@ LOOPS = "loops"
 """The folder of the loops of a method at work; gone when its selection is there."""
 STEPS = "method_steps.json"
 """Steps done by each training of the method."""
+RECALIBRATION = 0xBA7C4
+"""What the images are drawn for that statistics are taken anew from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,12 @@ def problem_of(run: Experiment, variables: Any, loops: str = LOOPS) -> Problem:
     """
     config = run.config
     calibration, validation = config.calibration, config.validation
+
+    def recalibrated(variables: Any, images: jax.Array) -> jax.Array:
+        drawn = run.draw(config.recalibration.images, RECALIBRATION)
+        ((inputs, _),) = run.batches(drawn.images, drawn.labels, len(drawn))
+        return run.forward(renewal(run.network, inputs)(variables), images)
+
     return Problem(
         run.graph,
         run.forward,
@@ -137,4 +146,5 @@ def problem_of(run: Experiment, variables: Any, loops: str = LOOPS) -> Problem:
         heldout=run.heldout(validation.images, validation.batch_size),
         run=RunFolder(run, loops),
         mesh=run.mesh,
+        recalibrated=None if config.finetune.start == "fresh" else recalibrated,
     )

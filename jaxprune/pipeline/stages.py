@@ -27,7 +27,7 @@ from jaxprune.methods.harm import at_chance, narrow_groups, warn
 from jaxprune.methods.widths import greedy_chooser
 from jaxprune.pipeline import training as trainings
 from jaxprune.pipeline.experiment import Experiment, config_of, missing
-from jaxprune.pipeline.folder import LOOPS, problem_of, steps_of
+from jaxprune.pipeline.folder import LOOPS, RECALIBRATION, problem_of, steps_of
 from jaxprune.pipeline.lock import exclusive, lock
 from jaxprune.pipeline.training import Training, Variables, finished
 from jaxprune.problem import Selection
@@ -229,7 +229,7 @@ def recalibrated(run: Experiment) -> Pruned:
 def with_new_statistics(run: Experiment, pruned: Pruned) -> Pruned:
     """A network that was cut, with its BatchNorm statistics taken anew from training images."""
     config = run.config.recalibration
-    network, drawn = student(run, pruned), run.draw(config.images, purpose=0xBA7C4)
+    network, drawn = student(run, pruned), run.draw(config.images, RECALIBRATION)
     with run.stage("recalibration"):
         variables = recalibrate(
             network,

@@ -80,6 +80,33 @@ def recalibrate(
     return {"params": variables["params"], **tree.unflatten(fresh)}
 
 
+def renewal(network: Network, inputs: jax.Array, seed: int = 0) -> Callable[[Any], Any]:
+    """`renew(variables)`: they with the statistics of one batch of inputs, as `recalibrate` has it.
+
+    Pure, so that it can be masked and mapped: every mask's network has its own statistics.
+
+    Args:
+      network: its training mode gives the statistics.
+      inputs: normalised images [N, H, W, C].
+      seed: drives dropout, where the network has it.
+    """
+
+    def renew(variables: Any) -> Any:
+        state = {name: tree for name, tree in variables.items() if name != "params"}
+        leaves, tree = jax.tree.flatten(state)
+        key = jax.random.key(seed)
+        params = variables["params"]
+        running = _running(network.train, params, state, inputs, key)
+        if not running:
+            return variables
+        moves = [running.get(i, False) for i in range(len(leaves))]
+        _, own = _statistics(network.train, params, state, moves, inputs, key)
+        fresh = [jnp.where(m, b, s) for s, b, m in zip(leaves, own, moves, strict=True)]
+        return {"params": params, **tree.unflatten(fresh)}
+
+    return renew
+
+
 @functools.lru_cache(maxsize=4)
 def _step(
     train: Forward, mean: tuple[float, ...], std: tuple[float, ...]
@@ -99,25 +126,55 @@ def _step(
 
         `running` is data, so that finding those leaves and averaging them share a compilation.
         """
-        leaves, tree = jax.tree.flatten(state)
-        where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        normalized = normalize(images, mean=mean, std=std)
-
-        def update(floats: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
-            given = list(leaves)
-            for i, leaf in zip(where, floats, strict=True):
-                given[i] = leaf
-            out = train({"params": params, **tree.unflatten(given)}, normalized, key)
-            new = jax.tree.leaves(out.state)
-            return [new[i] for i in where], new
-
-        at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
-        along = [jnp.full_like(leaves[i], running[i]) for i in where]
-        floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
-        own = [jnp.zeros_like(leaf) for leaf in leaves]
-        for i, value, slope in zip(where, floats, slopes, strict=True):
-            # A unit with slope 1 is not averaged but kept; 0 / 0 would spoil it.
-            own[i] = jnp.where(slope == 1, leaves[i], value / jnp.where(slope == 1, 1, 1 - slope))
-        return new, own
+        return _statistics(
+            train, params, state, running, normalize(images, mean=mean, std=std), key
+        )
 
     return step
+
+
+def _running(
+    train: Forward, params: Any, state: Any, inputs: jax.Array, key: Any
+) -> dict[int, jax.Array]:
+    """Of each floating-point leaf, where a step does more than to pass it on: its slope is not 1.
+
+    Traced, so that it needs no values; XLA leaves the forward pass out, which it does not take.
+    """
+    leaves, tree = jax.tree.flatten(state)
+    where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def update(floats: list[jax.Array]) -> list[jax.Array]:
+        given = list(leaves)
+        for i, leaf in zip(where, floats, strict=True):
+            given[i] = leaf
+        new = jax.tree.leaves(train({"params": params, **tree.unflatten(given)}, inputs, key).state)
+        return [new[i] for i in where]
+
+    floats = [leaves[i] for i in where]
+    _, slopes = jax.jvp(update, (floats,), ([jnp.ones_like(leaf) for leaf in floats],))
+    return {i: slope != 1 for i, slope in zip(where, slopes, strict=True)}
+
+
+def _statistics(
+    train: Forward, params: Any, state: Any, running: Sequence[Any], inputs: jax.Array, key: Any
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The updated state of a batch, and its own statistics `b` of the leaves that are running."""
+    leaves, tree = jax.tree.flatten(state)
+    where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def update(floats: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        given = list(leaves)
+        for i, leaf in zip(where, floats, strict=True):
+            given[i] = leaf
+        out = train({"params": params, **tree.unflatten(given)}, inputs, key)
+        new = jax.tree.leaves(out.state)
+        return [new[i] for i in where], new
+
+    at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
+    along = [jnp.full_like(leaves[i], running[i]) for i in where]
+    floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
+    own = [jnp.zeros_like(leaf) for leaf in leaves]
+    for i, value, slope in zip(where, floats, slopes, strict=True):
+        # A unit with slope 1 is not averaged but kept; 0 / 0 would spoil it.
+        own[i] = jnp.where(slope == 1, leaves[i], value / jnp.where(slope == 1, 1, 1 - slope))
+    return new, own

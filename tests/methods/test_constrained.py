@@ -92,7 +92,7 @@ def test_every_class_keeps_what_was_asked_for_where_a_mask_does(problem):
     bound = min(bound, 0.0)
     assert changes(problem, free.masks).min() < bound  # else there is nothing to search for
     selection, told = prune(problem, f"class_accuracy>={bound}", constraint_generations=40)
-    assert not told
+    assert not told and selection.figures["constraint"]["kept"] == 1
     found = changes(problem, selection.masks)
     assert found.min() >= bound - 1e-6
     np.testing.assert_allclose(list(selection.figures["class_change"].values()), found, atol=1e-6)
@@ -107,6 +107,23 @@ def test_where_none_was_found_it_says_so_and_gives_the_best(problem):
     assert worst.min() < -0.01
     assert f"class {worst.argmin()} loses {-100 * worst.min():.1f} points" in told
     assert "no mask was found that keeps class_accuracy>=-0.01" in told
+    said = selection.figures["constraint"]
+    assert said["kept"] == 0 and said["least"] == -0.01
+    assert said["reached"] == pytest.approx(worst.min(), abs=1e-6)
+
+
+def test_the_network_is_judged_as_it_will_be_recalibrated(problem):
+    """A network that recalibration makes useless breaks a constraint that its masks keep."""
+
+    def constant(variables, x):
+        return 0 * fn(variables, x) + jnp.array([1.0, 0, 0])
+
+    judged = dataclasses.replace(problem, recalibrated=constant)
+    selection, (told,) = prune(judged, "accuracy>=-0.1", constraint_generations=1)
+    right = [np.asarray(fn(problem.variables, x)).argmax(1) == y for x, y in problem.batches]
+    fell = 60 / 128 - np.mean(right)
+    assert selection.figures["constraint"]["reached"] == pytest.approx(fell, abs=1e-6)
+    assert f"the network loses {-100 * fell:.1f} points" in told
 
 
 def test_of_masks_that_keep_it_the_one_of_least_error_comes_out(problem):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ import jaxprune as jp
 from jaxprune import cli, pipeline
 from jaxprune.behaviour import most
 from jaxprune.data.corruptions import CORRUPTIONS, corrupt
+from jaxprune.pipeline.folder import problem_of
+from jaxprune.pipeline.stages import recalibrated, selected
 
 KEY = "a key of the tests, which is no secret"
 
@@ -54,6 +57,18 @@ def test_it_is_what_the_networks_say_of_the_images(run, found):
     blurred = corrupt(test.images, "blur", 3, run.config.seed)
     expected = np.mean(answers(run, blurred, pruned=True) == test.labels)
     assert found["pruned"]["corruptions"]["blur"][2] == pytest.approx(expected, abs=0.02)
+
+
+def test_masks_show_the_network_that_recalibration_leaves(run):
+    problem = problem_of(run, pipeline.train(run))
+    assert problem.recalibrated is not None
+    masks, pruned = selected(run).masks, recalibrated(run)
+    pixels = problem.validation[0][0]
+    found = jax.jit(run.graph.masked(problem.recalibrated))(problem.variables, masks, pixels)
+    expected = pruned.wrap(run.forward)(pruned.variables, pixels)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    stale = run.graph.masked(run.forward)(problem.variables, masks, pixels)
+    assert float(np.abs(stale - expected).max()) > 0.01
 
 
 def test_disagreement_is_counted_on_the_held_out_images_with_its_bound(run, found):

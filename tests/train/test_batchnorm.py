@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.train.batchnorm import recalibrate
+from jaxprune.train.batchnorm import recalibrate, renewal
 from jaxprune.train.network import Network, Output
 
 
@@ -81,3 +82,28 @@ def test_no_images_are_refused(tiny, split, normal):
     network, variables = tiny()
     with pytest.raises(ValueError, match="no calibration images"):
         recalibrate(network, variables, split.images[:0], **normal)
+
+
+def test_renewed_variables_are_those_that_recalibration_leaves(tiny, split, normal):
+    network, variables = tiny()
+    x = ((split.images[:30] / 255.0 - 0.5) / 0.25).astype(np.float32)
+    wanted = recalibrate(network, variables, split.images[:30], batch_size=30, **normal)
+    found = jax.jit(renewal(network, jnp.asarray(x)))(variables)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_renewal_leaves_state_that_is_no_average(split):
+    gate = jnp.array([0.0, 1.0, 0.5])
+
+    def train(variables, images, key):
+        x = images * variables["masks"]["gate"]
+        mean = 0.8 * variables["stats"]["mean"] + 0.2 * x.mean((0, 1, 2))
+        return Output(x, (), {"stats": {"mean": mean}, "masks": variables["masks"]})
+
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4, 4, 3)), jnp.float32)
+    variables = {"params": {}, "masks": {"gate": gate}, "stats": {"mean": jnp.ones(3)}}
+    found = renewal(Network(train, train), images)(variables)
+    np.testing.assert_array_equal(found["masks"]["gate"], gate)
+    np.testing.assert_allclose(found["stats"]["mean"], (images * gate).mean((0, 1, 2)), atol=1e-6)
