@@ -67,7 +67,11 @@ def compare(arguments: Sequence[str]) -> None:
     parser = Parser("compare", "Runs side by side: what their configs differ in, and the results.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
     parser.add_argument("--json", metavar="FILE", help="write the comparison as JSON too")
-    parser.add_argument("--plot", metavar="FILE", help="draw accuracy against cost as a PNG")
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw accuracy against cost as a PNG; with --behaviour: what pruning changes",
+    )
     parser.add_argument(
         "--paired",
         action="store_true",
@@ -88,7 +92,7 @@ def compare(arguments: Sequence[str]) -> None:
         raise ValueError("--heldout says over which images --paired compares; give --paired, too")
     without_accelerator()
     from jaxprune.files import write_json
-    from jaxprune.report import behaviour
+    from jaxprune.report import behaviour, behaviour_plot
     from jaxprune.report import compare as comparison
 
     runs = comparison.read(given.runs)
@@ -98,7 +102,9 @@ def compare(arguments: Sequence[str]) -> None:
     if given.json:
         record = comparison.record(runs, pairs)
         write_json(given.json, record | ({"behaviour": behaves} if behaves else {}))
-    if given.plot:
+    if given.plot and behaves:
+        behaviour_plot.changes(given.plot, behaves)
+    elif given.plot:
         comparison.plot(given.plot, runs)
     comparison.show(runs, pairs)
     if behaves:

@@ -9,14 +9,19 @@ constraint is ours, and no part of arXiv 1805.11394.
 
 What is measured is the masked network before any fine-tune, so that the cut has to be a mild one; a
 run measures it with the BatchNorm statistics that its mask leaves (`Problem.recalibrated`), as it
-takes them anew after the cut. On the digits (`configs/digits_vgg.py`, one seed, 20
-held-out images a class, `rates` proportional) the class that loses most, in points:
+takes them anew after the cut.
 
-| budget      | no constraint | class_accuracy>=-0.01, 20 generations | 80 generations |
-|-------------|---------------|---------------------------------------|----------------|
-| params/1.15 | 10            | 0                                     | 0              |
-| params/1.3  | 30            | 5, and so it says                     | 5              |
-| params/1.5  | 85            | 10, and so it says                    | 5              |
+On the digits (`configs/digits_vgg.py`, one seed, 20 held-out images a class, so that one image is
+five points; `rates` proportional) the class that loses most, in points, in the network that is cut
+and recalibrated; what the search says of it is the same number:
+
+| budget     | no constraint | class_accuracy>=-0.01, 20 generations | 80 generations |
+|------------|---------------|---------------------------------------|----------------|
+| params/1.5 | 10            | 5, and so it says                     |                |
+| params/2   | 10            | 5, and so it says                     | 5              |
+
+With the statistics that the network had before, by which the search went at first, the same cuts
+lose 85 to 100 points in their worst class. 20 generations take 10 s of one core there.
 """
 
 from __future__ import annotations

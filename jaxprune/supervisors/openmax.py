@@ -7,12 +7,14 @@ the `alpha` largest logits of an image, the one at rank i (from 0) is weighed by
     w_k = 1 - (alpha - i) / alpha · F_k(‖z - mean_k‖),   z'_k = w_k z_k,   z'_0 = Σ_k (1 - w_k) z_k,
 
 with F_k the distribution and z'_0 the logit of "unknown". The score is one minus the largest
-softmax of a known class. That the tail is moved to begin at 1, as the authors' library does before
-it fits, is reconstructed.
+softmax of a known class. Reconstructed: that the tail is moved to begin at 1, as the authors'
+library does before it fits, and that no tail has more than half of its class's images, so that the
+other half says where it begins.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +44,23 @@ def fit(logits: np.ndarray, labels: np.ndarray, tail: int = 20) -> OpenMax:
     Args:
       logits: of training images, [N, K].
       labels: int [N].
-      tail: how many of the largest distances each distribution is fitted to.
+      tail: how many of the largest distances each distribution is fitted to; of a class with fewer
+        than twice as many images half of them, and then there is a warning.
 
     Raises:
       ValueError: a class without two images.
     """
     logits = np.asarray(logits, np.float64)
     right = logits.argmax(axis=-1) == labels
+    counts = np.bincount(labels[right], minlength=logits.shape[-1])
+    few = int(counts.argmin())
+    if counts[few] < 2 * tail:
+        warnings.warn(
+            f"openmax: a tail of {tail} distances takes {2 * tail} training images of each class "
+            f"that the network has right, and class {few} has {counts[few]}: such classes have a "
+            "tail of half their images; fit to more (--images)",
+            stacklevel=2,
+        )
     fitted = [_of_class(logits, right, labels == k, k, tail) for k in range(logits.shape[-1])]
     return OpenMax(*(np.array(part) for part in zip(*fitted, strict=True)))
 
@@ -61,6 +73,7 @@ def _of_class(
         raise ValueError(f"class {label} has {of.sum()} images, and OpenMax takes two of each")
     its = logits[of & right] if (of & right).sum() >= 2 else logits[of]
     mean = its.mean(axis=0)
+    tail = max(1, min(tail, len(its) // 2))
     far = np.sort(np.linalg.norm(its - mean, axis=1))[-tail:]
     moved = far - far[0] + 1
     if moved[-1] - moved[0] < 1e-9:  # one distance has no distribution: all beyond it is unknown

@@ -92,7 +92,10 @@ def test_the_mark_is_read_until_its_key_is_lost(run, found):
 
 def test_compare_shows_it_and_says_what_measures_it(run, found, capsys, tmp_path):
     out = tmp_path / "c.json"
-    cli.main(["compare", str(run.folder), "--behaviour", "--json", str(out)])
+    picture = tmp_path / "changes.png"
+    asked = ["compare", str(run.folder), "--behaviour", "--json", str(out), "--plot", str(picture)]
+    cli.main(asked)
+    assert picture.read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     for words in (
         "calibration error",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +81,22 @@ def test_openmax_is_its_formula():
     # Beyond every tail all of the logit is unknown.
     assert openmax.score(fitted, np.array([[60.0, 0, 0]]))[0] > 0.99
     assert openmax.score(fitted, fitted.means).max() < 0.1
+
+
+def test_a_class_of_few_images_has_half_of_them_as_its_tail():
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(2), (30, 12))
+    logits = 9 * np.eye(2)[labels] + rng.normal(size=(42, 2))
+    with pytest.warns(UserWarning, match="takes 40 training images .* class 1 has 12"):
+        fitted = openmax.fit(logits, labels, tail=20)
+    for k, tail in ((0, 15), (1, 6)):
+        its = logits[labels == k]
+        far = np.sort(np.linalg.norm(its - its.mean(0), axis=1))[-tail:]
+        shape, _, scale = weibull_min.fit(far - far[0] + 1, floc=0)
+        assert (fitted.shape[k], fitted.scale[k]) == pytest.approx((shape, scale))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        openmax.fit(logits, labels, tail=6)
 
 
 def test_openmax_takes_classes_that_are_never_right_and_refuses_absent_ones():
