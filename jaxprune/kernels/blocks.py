@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.kernels import columns, diagonal
+from jaxprune.kernels import columns, diagonal, tiles
 
 
 class Blocks(NamedTuple):
@@ -35,12 +35,15 @@ class Blocks(NamedTuple):
       kept: bool, one a block, of the shape `grid(kernel.shape, sides)`; all else is zero.
       shared: bool, one a block: its entries have one magnitude. None: no block does.
       order: axis → its positions in the order in which they are cut into blocks; else as they are.
+      run: whose kernels run tiles on no diagonal, see `tiles.by_tiles`; None: dense, with zeros.
+        It is about the device at hand, and is not saved.
     """
 
     sides: tuple[int, ...]
     kept: np.ndarray
     shared: np.ndarray | None = None
     order: Mapping[int, np.ndarray] = {}
+    run: tiles.Run | None = None
 
     def require(self, name: str, shape: Sequence[int]) -> None:
         """Refuses a kernel that these are not the blocks of.
@@ -115,7 +118,7 @@ class Blocks(NamedTuple):
     def contract(self, eqn: Any, values: Sequence[Any]) -> jax.Array | None:
         """What an equation gives whose second operand is a projected kernel.
 
-        See `diagonal` and `columns`.
+        See `diagonal`, `columns` and `tiles`.
 
         None where nothing quicker is known than the equation itself.
         """
@@ -124,6 +127,8 @@ class Blocks(NamedTuple):
         found = diagonal.contraction(eqn, values, self.kept, self.order)
         if found is None and not self.order:
             found = columns.contraction(eqn, values, self.kept)
+        if found is None and self.run is not None:
+            found = tiles.contraction(eqn, values, self.kept, self.order, self.sides, self.run)
         return found
 
     def size(self, shape: Sequence[int]) -> int:
