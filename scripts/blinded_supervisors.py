@@ -8,6 +8,25 @@ says; six supervisors are then fitted to the unpruned and to the pruned network,
 images from corrupted ones (`jaxprune supervise`). Runs are kept in folders: what is there is not
 done again, and a folder of that name with a run of other settings is taken as it is.
 
+The digits, one seed, 200 test images and as many under noise and contrast at five strengths each
+200 training images to fit to, so that OpenMax has tails of half a class. By how
+many points the AUROC changes, the mean over the ten cases and in brackets the worst of them; the
+autoencoder sees no network. The unpruned network has 98.0 % of these images right:
+
+| method       | accuracy | max_softmax | odin        | openmax     | energy       | mahalanobis  |
+|--------------|----------|-------------|-------------|-------------|--------------|--------------|
+| genetic      | 98.0 %   | -0.2 (-3.9) | -0.1 (-5.0) | +0.3 (-3.2) | +0.7 (-1.8)  | -6.1 (-19.2) |
+| group_fisher | 98.5 %   | -0.1 (-1.9) | -0.3 (-5.3) | -0.9 (-7.3) | +0.1 (-3.2)  | -5.7 (-18.6) |
+| ucp          | 97.5 %   | +8.6 (-7.0) | +9.9 (-5.0) | +6.8 (-7.2) | +10.2 (-4.8) | +1.0 (-7.7)  |
+| spp          | 98.5 %   | +7.5 (-5.7) | +9.8 (-4.4) | +2.6 (-9.2) | +9.9 (-4.5)  | +0.6 (-7.5)  |
+| sdprun       | 99.5 %   | +5.0 (-0.6) | +3.9 (-0.5) | +2.4 (-4.3) | +3.9 (-0.9)  | +2.1 (+0.5)  |
+
+At a third of the MACs Mahalanobis, which reads the features of the last layer, goes partly blind
+where channels fall in a trained network and a teacher tunes it (genetic, group_fisher): from 0.90
+to 0.71 at little contrast. Those that read the logits stay as they are there. Where the network is
+trained anew in its pruning (ucp, spp, sdprun) little contrast is noticed better than before, by
+energy at 0.93 instead of 0.38 (ucp): another training, of which one seed says nothing general. The
+other methods of the registry have not been run.
 """
 
 from __future__ import annotations
