@@ -8,10 +8,10 @@ says; six supervisors are then fitted to the unpruned and to the pruned network,
 images from corrupted ones (`jaxprune supervise`). Runs are kept in folders: what is there is not
 done again, and a folder of that name with a run of other settings is taken as it is.
 
-The digits, one seed, 200 test images and as many under noise and contrast at five strengths each
-200 training images to fit to, so that OpenMax has tails of half a class. By how
-many points the AUROC changes, the mean over the ten cases and in brackets the worst of them; the
-autoencoder sees no network. The unpruned network has 98.0 % of these images right:
+The digits, one seed, 200 test images and as many under noise and contrast at five strengths each,
+200 training images to fit to, so that OpenMax has tails of half a class. By how many points the
+AUROC changes, the mean over the ten cases and in brackets the worst of them; the autoencoder sees
+no network. The unpruned network has 98.0 % of these images right:
 
 | method       | accuracy | max_softmax | odin        | openmax     | energy       | mahalanobis  |
 |--------------|----------|-------------|-------------|-------------|--------------|--------------|
