@@ -118,6 +118,11 @@ def with_shift(layer: Moments, rows: np.ndarray, kernel: np.ndarray) -> Fit:
     return Fit(kernel, nothing, shift) if layer.outlet.path is None else Fit(kernel, shift, nothing)
 
 
+def unplaced(layer: Moments, fit: Fit) -> float:
+    """What of a fit's shift no variable takes up, in parts of the root mean square output."""
+    return float(np.linalg.norm(fit.left) / np.sqrt(max(layer.power.sum(), 1e-30)))
+
+
 def refitted(
     graph: ChannelGraph, variables: Any, group: str, layer: Moments, kept: Any, fit: Fit
 ) -> Any:
@@ -179,6 +184,15 @@ class Ranked:
     def _fits(self, group: str, width: int) -> list[tuple[Moments, Fit]]:
         kept = np.sort(self.orders[group][:width])
         return [(one.layer, self.finish(one.layer, kept, one(width))) for one in self.nested(group)]
+
+    def unplaced(self, widths: Any) -> dict[str, float]:
+        """Of each narrowed group what its readers' fits could not put anywhere, at most."""
+        named = dict(zip(self.graph.names, np.asarray(widths).tolist(), strict=True))
+        return {
+            name: max((unplaced(*pair) for pair in self.fits(name, named[name])), default=0.0)
+            for name in self.layers
+            if named[name] < self.graph.groups[name].size
+        }
 
     def __call__(self, widths: Any) -> tuple[Any, dict[str, jax.Array]]:
         """The refitted variables, and the masks, at widths int (G,).
@@ -249,4 +263,13 @@ def _channels_first(consumer: Consumer) -> tuple[int, ...]:
     return (*first_axes, *rest)
 
 
-__all__ = ["DAMPING", "Fit", "Nested", "Ranked", "least_squares", "refitted", "with_shift"]
+__all__ = [
+    "DAMPING",
+    "Fit",
+    "Nested",
+    "Ranked",
+    "least_squares",
+    "refitted",
+    "unplaced",
+    "with_shift",
+]

@@ -79,3 +79,8 @@ def test_a_new_width_compiles_nothing(caplog):
         kept, reader = np.sort(order[:width]), {"a[1]": "b", "b[1]": "c"}[name]
         wanted = least_squares(layers[name][0], kept).kernel
         np.testing.assert_allclose(found[reader][kept], wanted, rtol=1e-5, atol=1e-6)
+        (one,) = layers[name]
+        missed = one.target - one.mean[one.rows(kept)] @ wanted
+        left = network.unplaced([5, 4])[name]
+        assert left == pytest.approx(np.linalg.norm(missed) / np.sqrt(one.power.sum()), rel=1e-4)
+    assert network.unplaced(graph.sizes) == {}

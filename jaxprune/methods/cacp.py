@@ -126,7 +126,8 @@ class CACP(Method):
     def prune(self, problem: Problem) -> Selection:
         """Statistics once; the agent; its answer at the budget's rate.
 
-        The figures are the widths that the one agent finds at the rates that it was trained on.
+        The figures are the widths that the one agent finds at the rates that it was trained on, and
+        what of the repair's shifts no variable takes up.
         """
         graph, budget, groups = problem.graph, problem.budget, problem.prunable()
         budget.require_feasible(graph)
@@ -136,10 +137,9 @@ class CACP(Method):
             groups = [n for n in groups if budget.widths[n] < graph.groups[n].size]
         repair = Repair(problem, groups, self.positions)
         if budget.widths:
-            variables, masks = repair.network(
-                np.array([budget.widths[name] for name in graph.names])
-            )
-            return Selection(masks, variables)
+            widths = np.array([budget.widths[name] for name in graph.names])
+            variables, masks = repair.network(widths)
+            return Selection(masks, variables, {"left": repair.network.unplaced(widths)})
         env = environment(graph, budget, groups, repair.readers)
         own = rate_of(budget)
 
@@ -152,10 +152,11 @@ class CACP(Method):
         best = found.widths[np.arange(len(asked)), np.argmax(found.rewards, axis=1)]
         widths = adjusted(graph, budget, best[0])
         variables, masks = repair.network(widths)
-        figures = {
+        figures: dict[str, Any] = {
             f"width_at_{rate:g}": dict(zip(graph.names, row.tolist(), strict=True))
             for rate, row in zip(self.rates, best[1:], strict=True)
         }
+        figures["left"] = repair.network.unplaced(widths)
         return Selection(masks, variables, figures)
 
     def learn(self, problem: Problem, env: Environment, reward: Reward) -> Agent:

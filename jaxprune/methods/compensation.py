@@ -75,8 +75,8 @@ class Compensation(Method):
     def prune(self, problem: Problem) -> Selection:
         """Statistics and ranking once; widths by bisection; compensation.
 
-        The figures are the part of its readers' variance that a group's kept units explain, and the
-        score and the floor at the end of the search.
+        The figures are the part of its readers' variance that a group's kept units explain, what of
+        a shift no variable takes up, and the floor at the end of the search.
         """
         graph, groups = problem.graph, problem.prunable()
         layers = moments(problem, groups=groups, positions=self.positions) if groups else {}
@@ -99,6 +99,7 @@ class Compensation(Method):
         else:
             widths, figures = self._widths(problem, network)
         variables, masks = network(widths)
+        figures["left"] = network.unplaced(widths)
         figures["explained"] = {
             name: [explained(layer, np.flatnonzero(masks[name])) for layer in layers[name]]
             for name in groups

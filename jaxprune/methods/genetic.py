@@ -24,7 +24,7 @@ from jaxprune.methods.constrained import constrained
 from jaxprune.methods.rounds import Schedule, in_rounds
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
-from jaxprune.reconstruction import least_squares, refitted
+from jaxprune.reconstruction import least_squares, refitted, unplaced
 from jaxprune.search import SearchConfig, refit, search_groups
 from jaxprune.statistics import Weighting, grams
 from jaxprune.statistics.moments import Moments, moments
@@ -64,7 +64,8 @@ class Genetic(Method):
         """Rates by sensitivity; then for each layer matrix, population, elites, mask, distil.
 
         The figures are the sensitivity, and of each group that got narrower the errors, their
-        proven gaps to the optimum and the search's history.
+        proven gaps to the optimum, what no variable takes up of a refit's shifts (`left`), and the
+        search's history.
         """
         problem = dataclasses.replace(problem, key=jax.random.fold_in(problem.key, 0))
         matrices = self.matrices(problem)
@@ -106,17 +107,20 @@ class Genetic(Method):
         matrices = {name: matrices[name] for name in groups}
         key = jax.random.fold_in(problem.key, 1)
         found = search_groups(matrices, widths, key, self.search, consumers or None)
+        left: dict[str, float] = {}
         for name, read in layers.items():
             kept = np.flatnonzero(np.asarray(found.masks[name]))
             for layer in read:
                 fit = least_squares(layer, kept)
                 variables = refitted(graph, variables, name, layer, kept, fit)
+                left[name] = max(left.get(name, 0.0), unplaced(layer, fit))
         figures = {
             "error": found.errors,
             "error_plain": found.errors_plain,
             "error_polished": found.errors_polished,
             "error_refitted": found.refit_errors,
             "gap": found.gaps,
+            "left": left,
             "history": found.history,
         }
         masks = {**graph.full_masks(), **found.masks}
@@ -127,7 +131,7 @@ class Genetic(Method):
 
     def _figures(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the figures of one group's search."""
-        numbers = ("error", "error_plain", "error_polished", "error_refitted", "gap")
+        numbers = ("error", "error_plain", "error_polished", "error_refitted", "gap", "left")
         return {**dict.fromkeys(numbers, ()), "history": (self.search.generations,)}
 
     def _narrowing(

@@ -42,7 +42,7 @@ import numpy as np
 
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
-from jaxprune.reconstruction import least_squares, refitted
+from jaxprune.reconstruction import least_squares, refitted, unplaced
 from jaxprune.statistics import grams
 from jaxprune.statistics.moments import Moments, moments, responses
 from jaxprune.statistics.outlets import outlets
@@ -87,7 +87,8 @@ class Lasso(Method):
         """Layer by layer: moments, LASSO, least squares.
 
         The figures are the sensitivity, the λ, and the errors of each group's readers in parts of
-        their outputs' variance: before the refit and after.
+        their outputs' variance: before the refit and after. `left` is what no variable takes up of
+        the shifts.
         """
         graph, groups = problem.graph, problem.prunable()
         fixed = bool(problem.budget.widths)
@@ -96,7 +97,7 @@ class Lasso(Method):
         groups = [name for name in groups if widths[name] < graph.groups[name].size]
         known = outlets(problem)
         targets = responses(problem, positions=self.positions, known=known)
-        figures = {n: np.zeros(len(groups)) for n in ("penalty", "error", "error_refitted")}
+        figures = {n: np.zeros(len(groups)) for n in ("penalty", "error", "error_refitted", "left")}
 
         def layer(carry: tuple[Start, Any], i: int) -> tuple[Start, Any]:
             (variables, masks, penalty), found = carry
@@ -106,7 +107,7 @@ class Lasso(Method):
                 targets=targets, known=known,
             )[group]  # fmt: skip
             chosen, penalty = self.select(layers, widths[group], float(penalty))
-            before, after = [], []
+            before, after, left = [], [], []
             for one in layers:
                 if not one.consumer.kernel_shape:
                     continue  # a sum over the channels has no kernel to refit
@@ -114,9 +115,10 @@ class Lasso(Method):
                 variables = refitted(graph, variables, group, one, chosen, fit)
                 before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
                 after.append(error(one, chosen, fit.kernel))
+                left.append(unplaced(one, fit))
             mask = np.zeros(graph.groups[group].size, np.float32)
             mask[chosen] = 1
-            row = {"penalty": penalty, "error": before, "error_refitted": after}
+            row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
             found = {name: np.array(values) for name, values in found.items()}
             for name, value in row.items():
                 found[name][i] = np.mean(value) if np.size(value) else 0.0
