@@ -4,8 +4,10 @@ A layer at a time, on the same inputs and targets: `ours` is coordinate descent 
 equations and a Cholesky solve of the moments; `scikit-learn` is what the released code does, the
 LASSO on the rows of 400 positions (`warm_start`, random coordinates, λ doubled and then bisected)
 and `LinearRegression` over all rows. Taking the statistics, which both need, is timed apart. To
-half of the channels. The last rows are the whole network by `jp.Lasso` and `jp.Compensation`, from
-the images to the refitted variables, at widths that are given.
+half of the channels. Below, the whole network by `jp.Lasso` and `jp.Compensation`, from the images
+to the refitted variables, at widths that are given; and `jp.CACP`: its whole search on the digits,
+and episodes on VGG-16, ten side by side in one program and the same one by one. Seconds on the
+wall, and of the processor in this process, which other work leaves as they are.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ from sklearn.linear_model import Lasso, LinearRegression
 import jaxprune as jp
 from benchmarks.common import Table, Times
 from benchmarks.networks import shipped
+from benchmarks.rows import timed
+from jaxprune import data, models
+from jaxprune.data.augment import normalize
+from jaxprune.methods.cacp import Repair
 from jaxprune.reconstruction import least_squares
 from jaxprune.statistics.gram import layers_of
 from jaxprune.statistics.moments import moments
@@ -29,6 +35,7 @@ from jaxprune.statistics.moments import moments
 READERS = ("conv1_2", "conv2_2", "conv3_2", "conv4_2")
 ROWS = 400
 WHOLE_IMAGES = 1000
+AGENT_IMAGES = 100
 
 
 def measure(*, short: bool) -> Table:
@@ -71,6 +78,7 @@ def measure(*, short: bool) -> Table:
                 "chosen alike": len(np.intersect1d(chosen, kept)) / keep,
             }
         )  # fmt: skip
+    agent(table, short=short)
     if not short:
         whole(table)
     return table
@@ -124,7 +132,61 @@ def whole(table: Table) -> None:
     methods: dict[str, Any] = {"lasso": jp.Lasso(), "compensation": jp.Compensation()}
     for name, method in methods.items():
         problem = jp.Problem(graph, fn, variables, batches, jp.Budget(widths=widths))
-        began = time.perf_counter()
+        with timed() as took:
+            jax.block_until_ready(method.prune(problem).variables)
+        table.notes.append(f"{name}, the whole VGG-16, {WHOLE_IMAGES} images: {told(took)}.")
+
+
+def agent(table: Table, *, short: bool) -> None:
+    """CACP's search on the digits, and its episodes on VGG-16 side by side and one by one."""
+    digits: Any = data.load("digits", heldout=200)
+    shape = digits.train.images.shape[1:]
+    module = models.build("vgg_small", num_classes=10, input_shape=shape)
+    fn, variables = jp.functional(module, models.init(module, shape, jax.random.key(0)))
+    pixels: dict[str, Any] = {"mean": digits.mean, "std": digits.std}
+    images, held = (normalize(s.images, **pixels) for s in (digits.train, digits.heldout))
+    problem = jp.Problem(
+        jp.trace(fn, variables, images[:1]), fn, variables,
+        [(images[i : i + 64], digits.train.labels[i : i + 64]) for i in range(0, 512, 64)],
+        jp.Budget("params/8,macs/3"), heldout=[(held, digits.heldout.labels)],
+    )  # fmt: skip
+    method = jp.CACP(warmup=10, episodes=10, beam_rounds=1) if short else jp.CACP()
+    with timed() as took:
         jax.block_until_ready(method.prune(problem).variables)
-        seconds = time.perf_counter() - began
-        table.notes.append(f"{name}, the whole VGG-16, {WHOLE_IMAGES} images: {seconds:.0f} s.")
+    episodes = method.warmup + method.episodes
+    pace = [60 * episodes / took[name] for name in ("seconds", "processor")]
+    table.notes.append(
+        f"cacp on the digits, {episodes} episodes, the beams and all compilation: {told(took)}; "
+        f"{pace[0]:.0f} episodes a minute, {pace[1]:.0f} of the processor."
+    )
+    if short:
+        return
+    _, fn, variables, x = shipped("vgg16", AGENT_IMAGES)
+    graph = jp.trace(fn, variables, x[:1])
+    batch = (x, jax.random.randint(jax.random.key(2), (len(x),), 0, 10))
+    problem = jp.Problem(graph, fn, variables, [batch], jp.Budget("macs/2"), heldout=[batch])
+    repair = Repair(problem, problem.prunable(), 10)
+    rng = np.random.default_rng(0)
+    low = np.maximum(graph.sizes // 4, 1)
+
+    def scored(together: int) -> dict[str, float]:
+        """Ten networks of widths that are new, so many side by side; compiled before."""
+        widths = rng.integers(low, graph.sizes, (10 + together, len(low)))
+        repair.scores(widths[:together])
+        with timed() as took:
+            for i in range(together, together + 10, together):
+                repair.scores(widths[i : i + together])
+        return took
+
+    for name, together in (("side by side", 10), ("one by one", 1)):
+        took = scored(together)
+        pace = [600 / took[name] for name in ("seconds", "processor")]
+        table.notes.append(
+            f"cacp on VGG-16, {AGENT_IMAGES} images, repair and evaluation of 10 networks {name}: "
+            f"{told(took)}; {pace[0]:.0f} episodes a minute, {pace[1]:.0f} of the processor."
+        )
+
+
+def told(took: dict[str, float]) -> str:
+    """Both kinds of seconds."""
+    return f"{took['seconds']:.0f} s, {took['processor']:.0f} s of the processor"
