@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from jaxprune.graph import ChannelGraph, Consumer, paths
 from jaxprune.statistics.gram import places_of
@@ -63,8 +63,7 @@ def least_squares(layer: Moments, kept: Any, damping: float | None = None) -> Fi
     block, cross, ridge = _normal(layer, rows, damping)
     old = layer.kernel[rows]
     missing = cross - block @ old
-    block[np.diag_indices_from(block)] += ridge
-    kernel = old + cho_solve(cho_factor(block, lower=True, overwrite_a=True), missing)
+    kernel = old + cho_solve((_factor(block, ridge)[0], True), missing)
     return with_shift(layer, rows, kernel)
 
 
@@ -86,6 +85,20 @@ def _normal(
     return block, cross, max(ridge, np.finfo(float).tiny)
 
 
+def _factor(block: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
+    """The Cholesky factor L of the block + ε, and ε, which grows until there is one.
+
+    Where means are large beside deviations, rounding leaves the block eigenvalues below zero.
+    """
+    diagonal = block.diagonal().copy()
+    while True:
+        block[np.diag_indices_from(block)] = diagonal + ridge
+        try:
+            return cholesky(block, lower=True), ridge
+        except np.linalg.LinAlgError:
+            ridge *= 10
+
+
 class Nested:
     """Least squares over the first units of an order, for every width by one factorization.
 
@@ -98,8 +111,7 @@ class Nested:
         self.layer, self.order = layer, order
         rows = layer.rows(order)
         block, cross, ridge = _normal(layer, rows)
-        block[np.diag_indices_from(block)] += ridge
-        self.factor = cholesky(block, lower=True, overwrite_a=True)
+        self.factor, ridge = _factor(block, ridge)
         self.half = solve_triangular(self.factor, cross + ridge * layer.kernel[rows], lower=True)
 
     def __call__(self, width: int) -> Fit:

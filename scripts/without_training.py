@@ -271,7 +271,7 @@ def cacp(bench: Bench, target: str) -> Network:
     episodes = bench.args.episodes
     method = jp.CACP(
         rates=tuple(1 / factor for factor in factors.values()), warmup=3 * episodes // 8,
-        episodes=5 * episodes // 8, beam_rounds=1, positions=bench.positions,
+        episodes=5 * episodes // 8, beam_rounds=bench.args.beam, positions=bench.positions,
     )  # fmt: skip
     if quantity not in bench.shared:
         bench.shared[quantity] = method.prune(bench.at(jp.Budget(target), bench.args.rewarding))
@@ -327,6 +327,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=10)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--episodes", type=int, default=800, help="of CACP, 3/8 of them at random")
+    parser.add_argument("--beam", type=int, default=5, help="rounds of CACP's search at the end")
     parser.add_argument("--rewarding", type=int, help="choosing images that own widths look at")
     parser.add_argument("--finetune", type=int, default=0, metavar="STEPS", help="after the cut")
     parser.add_argument("--learning-rate", type=float, default=0.01, help="of the fine-tune")

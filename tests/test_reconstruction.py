@@ -54,6 +54,24 @@ def test_one_factor_fits_every_width_of_an_order(path, monkeypatch):
             np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-10)
 
 
+def test_eigenvalues_below_zero_are_damped():
+    """The rows 0 and 1 are one but for rounding, which is larger than the damping."""
+    one = layer("bias")
+    second = one.second.copy()
+    second[1], second[:, 1] = second[0], second[:, 0]
+    second[1, 1] = second[0, 0] * (1 - 1e-3)
+    mean = one.mean.copy()
+    mean[1] = mean[0]
+    one = one._replace(second=second, mean=mean)
+    covariance = second - np.outer(mean, mean)
+    lowest = np.linalg.eigvalsh(covariance)[0]
+    assert -lowest > reconstruction.DAMPING * np.diagonal(covariance).mean()
+    whole = np.arange(UNITS)
+    fit = least_squares(one, whole)
+    assert np.isfinite(fit.kernel).all()
+    np.testing.assert_allclose(Nested(one, whole)(UNITS).kernel, fit.kernel, rtol=1e-6)
+
+
 def test_a_new_width_compiles_nothing(caplog):
     rng = np.random.default_rng(0)
     shapes = {"a": (5, 12), "b": (12, 11), "c": (11, 3)}

@@ -270,21 +270,28 @@ class Repair:
         """The scores (E,) of networks of widths (E, G), all through one program."""
         rows = [np.asarray(row, np.int32) for row in widths]
         new = {row.tobytes(): row for row in rows if row.tobytes() not in self._scores}
-        if new:
-            # Always as many as asked for, so that one program serves: the last is repeated.
-            asked = list(new.values()) + [rows[-1]] * (len(rows) - len(new))
-            networks = [self.network(row) for row in asked]
-            stacked = jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *networks))
-            problem = self.problem
-            evaluate = _evaluator(problem.graph, problem.fn, problem.score)
-            total, count = np.zeros(len(rows)), 0
-            for batch in problem.validation:
-                images = count_of(inputs_of(batch))
-                total = total + images * np.asarray(evaluate(*stacked, batch), np.float64)
-                count += images
-            for row, score in zip(asked, total / count, strict=True):
+        # Side by side what the device takes at a time, and no more networks in memory: always as
+        # many, so that one program serves.
+        size = chunk_size(len(rows))
+        asked = list(new.values())
+        for i in range(0, len(asked), size):
+            part = asked[i : i + size]
+            part += part[-1:] * (size - len(part))
+            for row, score in zip(part, self._measured(part), strict=True):
                 self._scores[row.tobytes()] = float(score)
         return np.array([self._scores[row.tobytes()] for row in rows])
+
+    def _measured(self, rows: list[np.ndarray]) -> np.ndarray:
+        networks = [self.network(row) for row in rows]
+        stacked = jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *networks))
+        problem = self.problem
+        evaluate = _evaluator(problem.graph, problem.fn, problem.score)
+        total, count = np.zeros(len(rows)), 0
+        for batch in problem.validation:
+            images = count_of(inputs_of(batch))
+            total = total + images * np.asarray(evaluate(*stacked, batch), np.float64)
+            count += images
+        return total / count
 
 
 def _shapes(problem: Problem) -> Mapping[str, tuple[int, ...]]:
@@ -307,11 +314,10 @@ def _evaluator(graph: ChannelGraph, fn: Fn, score: Metric) -> Callable[..., jax.
     masked = graph.masked(fn)
 
     def evaluate(variables: Any, masks: Any, batch: Any) -> jax.Array:
-        size = len(jax.tree.leaves(masks)[0])
-
         def one(network: Any) -> jax.Array:
             return score(masked(*network, inputs_of(batch)), batch)
 
-        return jax.lax.map(one, (variables, masks), batch_size=chunk_size(size))
+        size = len(jax.tree.leaves(masks)[0])
+        return jax.lax.map(one, (variables, masks), batch_size=size)
 
     return jax.jit(accelerate(evaluate))
