@@ -236,6 +236,24 @@ class Method:
                 f"…), which {type(self).__name__} does not; use budget.limits"
             )
 
+    def require_counted(self, budget: Budget) -> None:
+        """Refuses, before a device is measured, what would be measured of widths in vain.
+
+        Raises:
+          ValueError: a latency, or widths that suit the device, where it leaves all channels.
+        """
+        name = type(self).__name__
+        if self.within_kernels and "latency" in budget.factors:
+            raise ValueError(
+                f"budget.targets: {budget.targets!r} asks for latency, which is measured over the "
+                f"widths of layers, and {name} prunes within kernels: ask for macs"
+            )
+        if self.within_kernels and budget.round_to == "measured":
+            raise ValueError(
+                f"budget.round_to: 'measured' tells widths that suit the device, and {name} prunes "
+                "within kernels: leave it out"
+            )
+
     def prune(self, problem: Problem) -> Selection:
         """Chooses what stays of a network."""
         raise NotImplementedError

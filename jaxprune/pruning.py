@@ -146,6 +146,7 @@ def prune(
         budget = Budget(budget)
     elif not isinstance(budget, Budget):
         budget = Budget(widths=dict(budget))
+    chosen.require_counted(budget)
     inputs = inputs_of(first(batches))
     example = jax.tree.map(lambda x: x[:1], inputs)
     graph = trace(fn, variables, example, protect=protect, allow_inexact=allow_inexact)

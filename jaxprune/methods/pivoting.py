@@ -16,6 +16,11 @@ separate ones, so each reader has an order of its own there, and the gather of i
 `figures["gathered"]` counts them, and `Blocks.order` holds them. Groups in `graph.ordered` keep the
 order that they have.
 
+What is `protect`ed stays dense. How dense the others are is one density for all of them, or, with
+`densities="mass"`, for each the one at which little weight is lost for what it saves. Which blocks
+are quick depends on the device: `tile="measured"` times the network with blocks of several sizes
+within the budget, gathers included, and takes the largest that are as quick as the quickest.
+
 The abstract is all of the paper that could be read: the search is reconstructed from TETRIS (Ji et
 al. 2018), the falling densities and the rules of folding are reconstructed, too. `orders="random"`
 with one round is MPDCompress (Supic et al. 2018, arXiv 1805.12085): blocks under random orders.
@@ -25,6 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,13 +44,26 @@ from jaxprune.graph import ChannelGraph, paths
 from jaxprune.graph.permute import positions
 from jaxprune.graph.structure import project
 from jaxprune.kernels.blocks import Blocks
-from jaxprune.methods.tiled import Kernel, counts, fitting, kernels, require_reachable
+from jaxprune.methods.quickest import quickest
+from jaxprune.methods.tiled import (
+    Kernel,
+    counts,
+    fitting,
+    kernels,
+    lightest,
+    reachable,
+    require_reachable,
+)
 from jaxprune.problem import Method, Problem, Retraining, Selection
 from jaxprune.search.orders import KEEP, Layer, Orders, gather, lost, natural, tiles
 from jaxprune.wrappers import keep_zeros, split_params
 
 Structure = Literal["diagonal", "rows", "free"]
 Choice = Literal["pivoted", "random", "natural"]
+Densities = Literal["alike", "mass"]
+
+_TILES = (8, 16, 32, 64, 128)  # that are measured
+_LEVELS = 8  # of which the mass that is lost is searched
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,12 @@ class Pivoting(Method):
 
     structure: Structure = "diagonal"
     """Which tiles stay: blocks on the diagonal, as many for every tile of outputs, or any."""
-    tile: int = 8
-    """Channels of a tile, read and written alike; of `diagonal` the least that a block has."""
+    tile: int | Literal["measured"] = 8
+    """Channels of a tile, read and written alike; of `diagonal` the least that a block has.
+    `measured` times what suits the device at hand, for `diagonal`."""
+    densities: Densities = "alike"
+    """One density for all kernels, or of each what loses least `mass` for what it saves.
+    Then some kernels may stay dense."""
     rounds: int = 3
     """In how many steps the density falls, by the same factor each."""
     orders: Choice = "pivoted"
@@ -67,12 +90,21 @@ class Pivoting(Method):
     In all else it is as the fine-tune, distillation included."""
 
     def __post_init__(self):
-        for name, known in (("structure", get_args(Structure)), ("orders", get_args(Choice))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {', '.join(known)}, not {getattr(self, name)!r}")
+        literals = {"structure": Structure, "orders": Choice, "densities": Densities}
+        for name, known in literals.items():
+            if getattr(self, name) not in get_args(known):
+                words = ", ".join(get_args(known))
+                raise ValueError(f"{name} is {words}, not {getattr(self, name)!r}")
+        if self.tile == "measured" and self.structure != "diagonal":
+            raise ValueError(
+                "tile='measured' is for structure='diagonal': other tiles run as a dense kernel "
+                "with zeros, which takes as long whatever their size; give a number"
+            )
         for name in ("tile", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value != "measured" and (isinstance(value, str) or value < 1):
+                known = " or 'measured'" if name == "tile" else ""
+                raise ValueError(f"{name} must be at least 1{known}, not {value!r}")
 
     def require(self, model: CostModel, budget: Budget) -> None:
         """Refuses, before any work, a budget that tiles cannot meet.
@@ -82,14 +114,16 @@ class Pivoting(Method):
         """
         assert isinstance(model, ChannelGraph)
         super().require(model, budget)
-        require_reachable(model, budget, self.levels(kernels(model)), self._tiles())
+        least = dataclasses.replace(self, tile=_TILES[0]) if self.tile == "measured" else self
+        require_reachable(model, budget, least.levels(kernels(model)), least._words())
 
-    def _tiles(self) -> str:
+    def _words(self) -> str:
         least = "at least " if self.structure == "diagonal" else ""
         return f"tiles of {least}{self.tile} × {self.tile} channels"
 
     def levels(self, found: list[Kernel]) -> dict[str, np.ndarray]:
         """Kernel → the fractions that it may keep; none for one that has a single tile."""
+        assert self.tile != "measured"
         levels = {}
         for kernel in found:
             rows, columns = (-(-n // self.tile) for n in kernel.sizes)
@@ -112,27 +146,22 @@ class Pivoting(Method):
         """Pivots, prunes and trains, at a density that falls from round to round.
 
         The figures are, of each kernel, the fraction of its entries that stays (`density`), of its
-        magnitudes with and without pivoting (`mass`, `mass_unpivoted`), and how many channels are
-        gathered before it at run time (`gathered`).
+        magnitudes in the unpruned network with and without pivoting (`mass`, `mass_unpivoted`), and
+        how many channels are gathered before it at run time (`gathered`). Where the tile was
+        measured, also the one of each kernel (`tile`) and what was timed (`seconds`).
 
         Raises:
           ValueError: as `require`; nothing to train with.
         """
+        if self.tile == "measured":
+            return self._measured(problem)
         graph = problem.graph
-        found = {kernel.path: kernel for kernel in kernels(graph)}
-        levels = self.levels(list(found.values()))
-        require_reachable(graph, problem.budget, levels, self._tiles())
-        found = {path: found[path] for path in levels}
+        found, levels = self._cut(graph)
+        require_reachable(graph, problem.budget, levels, self._words())
         _warn_of_fixed(graph, found)
-        whole, last = graph.cost(), problem.budget.factors
-        sizes = {path: int(np.prod(kernel.shape)) for path, kernel in found.items()}
-        chosen = []
-        for number in range(1, self.rounds + 1):
-            parts = {q: factor ** (number / self.rounds) for q, factor in last.items()}
-            limits = {q: getattr(whole, q) / factor for q, factor in parts.items()}
-            if number == self.rounds:
-                limits = problem.budget.limits_of(graph)
-            chosen.append(fitting(counts(graph), limits, levels, sizes))
+        if self.densities == "mass" and self.structure != "diagonal":
+            levels = {p: some[_spread(len(some))] for p, some in levels.items()}
+        chosen = self._chosen(problem, found, levels)
 
         def choose(variables: Any, orders: Orders, number: int) -> tuple[Any, dict[str, Any]]:
             layers = self._layers(graph, found, variables, chosen[number], levels)
@@ -147,7 +176,84 @@ class Pivoting(Method):
         else:
             variables, orders = self._in_rounds(problem, list(levels), choose, start)
         layers = self._layers(graph, found, variables, chosen[-1], levels)
-        return self._folded(problem, found, layers, variables, orders)
+        unpruned = self._layers(graph, found, problem.variables, chosen[-1], levels)
+        selection = self._folded(problem, found, layers, variables, orders)
+        masses = self._masses(layers, unpruned, orders)
+        return selection._replace(figures={**selection.figures, **masses})
+
+    def _cut(self, graph: ChannelGraph) -> tuple[dict[str, Kernel], dict[str, np.ndarray]]:
+        """The kernels that can be cut, and their levels."""
+        every = kernels(graph)
+        levels = self.levels(every)
+        return {kernel.path: kernel for kernel in every if kernel.path in levels}, levels
+
+    def _chosen(
+        self, problem: Problem, found: Mapping[str, Kernel], levels: Mapping[str, np.ndarray]
+    ) -> list[dict[str, int]]:
+        """The levels of each round; none is denser than in the round before."""
+        graph, last = problem.graph, problem.budget.factors
+        whole, measure = graph.cost(), counts(graph)
+        sizes = {path: math.prod(kernel.shape) for path, kernel in found.items()}
+        losses = self._lost(problem, found, levels) if self.densities == "mass" else {}
+        chosen = []
+        for number in range(1, self.rounds + 1):
+            parts = {q: factor ** (number / self.rounds) for q, factor in last.items()}
+            limits = {q: getattr(whole, q) / factor for q, factor in parts.items()}
+            if number == self.rounds:
+                limits = problem.budget.limits_of(graph)
+            if losses:
+                chosen.append(lightest(measure, limits, levels, losses))
+            else:
+                chosen.append(fitting(measure, limits, levels, sizes))
+            levels = {path: levels[path][: top + 1] for path, top in chosen[-1].items()}
+        return chosen
+
+    def _lost(
+        self, problem: Problem, found: Mapping[str, Kernel], levels: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Kernel → the part of its mass that each level loses, in orders that are its alone."""
+        keep = KEEP[self.structure]
+        lost_at: dict[str, np.ndarray] = {}
+        for path, kernel in found.items():
+            losses = []
+            for number in range(len(levels[path])):
+                layers = self._layers(
+                    problem.graph, {path: kernel}, problem.variables, {path: number}, levels
+                )
+                layers = {p: x._replace(rows="rows", columns="columns") for p, x in layers.items()}
+                pivoted = self.orders == "pivoted"
+                orders = gather(layers, keep) if pivoted else natural(layers.values())
+                losses.append(lost(layers.values(), orders, keep))
+            lost_at[path] = np.array(losses)
+        return lost_at
+
+    def _measured(self, problem: Problem) -> Selection:
+        """Prunes with the largest blocks that are as quick on this device as the quickest.
+
+        What is timed are networks within the budget, of random orders.
+        """
+        graph = problem.graph
+        self.require(graph, problem.budget)
+        asked = {tile: dataclasses.replace(self, tile=tile) for tile in _TILES}
+        examples = {
+            tile: method._example(problem)
+            for tile, method in asked.items()
+            if reachable(graph, problem.budget, method._cut(graph)[1])
+        }
+        tile, seconds = quickest(problem, examples)
+        found = asked[tile].prune(problem)
+        figures = {"tile": dict.fromkeys(found.blocks, tile), "seconds": seconds}
+        return found._replace(figures={**found.figures, **figures})
+
+    def _example(self, problem: Problem) -> dict[str, Blocks]:
+        """The blocks that it could end in, of random orders."""
+        found, levels = self._cut(problem.graph)
+        level = dataclasses.replace(self, rounds=1, densities="alike")
+        chosen = level._chosen(problem, found, levels)[-1]
+        layers = self._layers(problem.graph, found, problem.variables, chosen, levels)
+        rng, orders = np.random.default_rng(0), natural(layers.values())
+        orders |= {x.rows: rng.permutation(orders[x.rows]) for x in layers.values()}
+        return {path: self._blocks(found[path], layer, orders) for path, layer in layers.items()}
 
     def _in_rounds(self, problem: Problem, cut: list[str], choose: Any, start: Orders) -> Any:
         """Chooses and trains in turn, by the durable loop of the run."""
@@ -184,14 +290,16 @@ class Pivoting(Method):
         levels: Mapping[str, np.ndarray],
     ) -> dict[str, Layer]:
         """The kernels as matrices, with the tiles that their levels say."""
+        assert self.tile != "measured"
         leaves = dict(paths.leaves(variables))
         layers = {}
         for path, kernel in found.items():
-            mass, number = kernel.mass(leaves[path]), chosen[path]
-            sides, count = (self.tile, self.tile), number + 1
+            mass, part = kernel.mass(leaves[path]), levels[path][chosen[path]]
+            sides = (self.tile, self.tile)
+            count = 1 + int(np.searchsorted(self.levels([kernel])[path], part))
             rows = "" if self.structure == "diagonal" else kernel.source
             if self.structure == "diagonal":
-                count = round(1 / levels[path][number])
+                count = round(1 / part)
                 sides = (kernel.sizes[0] // count, kernel.sizes[1] // count)
             # An order of its own has a name that no group has.
             names = [
@@ -238,7 +346,7 @@ class Pivoting(Method):
         orders: Orders,
     ) -> Selection:
         """The orders of groups go into the variables; those that are left are in the blocks."""
-        graph, keep = problem.graph, KEEP[self.structure]
+        graph = problem.graph
         folded = {name: order for name, order in orders.items() if name in graph.groups}
         places = positions(graph.groups, graph.shapes, folded)
         blocks, gathered = {}, {}
@@ -257,16 +365,28 @@ class Pivoting(Method):
                     left[axis] = after
             blocks[path] = whole._replace(order=left)
             gathered[path] = sum(map(len, left.values()))
-        first = natural(layers.values())
-        figures = {
-            "density": {
-                p: b.size(found[p].shape) / np.prod(found[p].shape) for p, b in blocks.items()
-            },
-            "mass": {p: 1 - lost([layer], orders, keep) for p, layer in layers.items()},
-            "mass_unpivoted": {p: 1 - lost([layer], first, keep) for p, layer in layers.items()},
-            "gathered": gathered,
-        }
+        density = {p: b.size(found[p].shape) / math.prod(found[p].shape) for p, b in blocks.items()}
+        figures = {"density": density, "gathered": gathered}
         return Selection(graph.full_masks(), graph.permute(variables, folded), figures, blocks)
+
+    def _masses(
+        self, layers: Mapping[str, Layer], unpruned: Mapping[str, Layer], orders: Orders
+    ) -> dict[str, dict[str, float]]:
+        """The part of the unpruned magnitudes in the tiles that stay, and in the best unpivoted."""
+        keep, first = KEEP[self.structure], natural(layers.values())
+        kept = {
+            path: tiles(unpruned[path], orders)[keep(tiles(layer, orders), layer.count)].sum()
+            for path, layer in layers.items()
+        }
+        return {
+            "mass": {path: float(mass) for path, mass in kept.items()},
+            "mass_unpivoted": {p: 1 - lost([layer], first, keep) for p, layer in unpruned.items()},
+        }
+
+
+def _spread(count: int) -> np.ndarray:
+    """A few of so many positions, the ends among them."""
+    return np.unique(np.linspace(0, count - 1, _LEVELS).round().astype(int))
 
 
 def _warn_of_fixed(graph: ChannelGraph, found: Mapping[str, Kernel]) -> None:

@@ -122,10 +122,6 @@ def fitting(
       sizes: kernel → its entries.
     """
 
-    def fits(chosen: Mapping[str, int]) -> bool:
-        reached = measure({p: float(levels[p][number]) for p, number in chosen.items()})
-        return all(within(reached[q], most) for q, most in limits.items())
-
     def at(density: float) -> dict[str, int]:
         """The densest levels up to this density."""
         ends = {p: int(np.sum(some <= density * (1 + 1e-9))) for p, some in levels.items()}
@@ -135,16 +131,79 @@ def fitting(
     low, high = 0, len(densities)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(at(densities[middle])) else (low, middle)
-    chosen = at(densities[low])
+        fits = not _excess(measure, limits, levels, at(densities[middle]))
+        low, high = (middle, high) if fits else (low, middle)
+    smallest = sorted(levels, key=lambda path: sizes[path])
+    return _grown(measure, limits, levels, at(densities[low]), smallest)
+
+
+def lightest(
+    measure: Measure,
+    limits: Mapping[str, float],
+    levels: Levels,
+    lost: Mapping[str, np.ndarray],
+) -> dict[str, int]:
+    """The level of each kernel at which little is lost for what is saved, within the limits.
+
+    From the dense network down it is always the step to a sparser level of one kernel that loses
+    least for the part of the excess over the limits that it saves, so that some kernels may stay
+    dense. What is left of the limits goes to those that then gain most.
+
+    Args:
+      measure: of what is limited.
+      limits: quantity → the most that it may be; the sparsest levels keep to them.
+      levels: of each kernel.
+      lost: kernel → what is lost at each of its levels.
+    """
+    lost = {p: np.maximum.accumulate(some[::-1])[::-1] for p, some in lost.items()}
+    chosen = {path: len(some) - 1 for path, some in levels.items()}
+
+    def price(path: str, number: int) -> float:
+        after = _excess(measure, limits, levels, {**chosen, path: number})
+        saved = sum(1 - after.get(q, 0.0) / over for q, over in excess.items())
+        return (lost[path][number] - lost[path][chosen[path]]) / saved if saved > 0 else np.inf
+
+    while excess := _excess(measure, limits, levels, chosen):
+        steps = [(path, number) for path, now in chosen.items() for number in range(now)]
+        path, number = min(steps, key=lambda step: (price(*step), -step[1]))
+        chosen[path] = number
+    heaviest = sorted(chosen, key=lambda path: -lost[path][chosen[path]])
+    return _grown(measure, limits, levels, chosen, heaviest)
+
+
+def _excess(
+    measure: Measure, limits: Mapping[str, float], levels: Levels, chosen: Mapping[str, int]
+) -> dict[str, float]:
+    """What is above the limits, by quantity; empty where all are kept."""
+    reached = measure({path: float(levels[path][number]) for path, number in chosen.items()})
+    return {q: reached[q] - most for q, most in limits.items() if not within(reached[q], most)}
+
+
+def _grown(
+    measure: Measure,
+    limits: Mapping[str, float],
+    levels: Levels,
+    chosen: dict[str, int],
+    turns: list[str],
+) -> dict[str, int]:
+    """Denser by one level after the other, in turn, as long as the limits are kept."""
     grown = True
     while grown:
         grown = False
-        for path in sorted(chosen, key=lambda p: sizes[p]):
+        for path in turns:
             denser = {**chosen, path: chosen[path] + 1}
-            if denser[path] < len(levels[path]) and fits(denser):
-                chosen, grown = denser, True
+            if denser[path] == len(levels[path]) or _excess(measure, limits, levels, denser):
+                continue
+            chosen, grown = denser, True
     return chosen
+
+
+def reachable(graph: ChannelGraph, budget: Budget, levels: Levels) -> bool:
+    """Whether tiles can meet a budget."""
+    if not levels:
+        return False
+    least = sparsest(graph, levels)
+    return all(within(getattr(least, q), most) for q, most in budget.limits_of(graph).items())
 
 
 def require_no_widths(budget: Budget, of: str) -> None:

@@ -202,6 +202,7 @@ def open_run(config: RunConfig | str | os.PathLike[str]) -> Experiment:
     _require_weights(config, module, shape)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     graph = trace(forward, shapes, image, protect=config.protect)
+    config.method.require_counted(config.budget)
     graph, budget = _with_latency(config, graph, config.budget, forward, shapes, shape)
     config.method.require(graph, budget)
     steps = total_steps(config.train, len(dataset.train))

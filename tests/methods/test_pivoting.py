@@ -1,6 +1,7 @@
 """Pivoting: what it leaves computes the same, never keeps less than without, and is regular."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from jax import lax
 
 import jaxprune as jp
 from jaxprune.graph import paths
-from jaxprune.methods import Pivoting
-from jaxprune.methods.tiled import counts, fitting, kernels
+from jaxprune.methods import Pivoting, pivoting, quickest
+from jaxprune.methods.tiled import counts, fitting, kernels, lightest
 from jaxprune.problem import Problem
 from jaxprune.train.memory import MemoryRun
 
@@ -163,12 +164,120 @@ def test_a_budget_is_met_to_the_level(problem):
     assert max(densities) - min(densities) < 0.2
 
 
+def test_the_lightest_levels_are_within_a_step_of_the_best_by_brute_force():
+    rng = np.random.default_rng(3)
+    levels = {name: np.array([0.25, 0.5, 1.0]) for name in "abc"}
+    limits = {"params": 6.0}
+
+    def measure(kept):
+        return {"params": sum(4 * fraction for fraction in kept.values())}
+
+    for _ in range(20):
+        half, rest = rng.uniform(0.1, 1, (2, 3))
+        # The second step loses as much a parameter as the first, or more.
+        losses = {
+            n: np.array([h + h / 2 + r, h, 0]) for n, h, r in zip("abc", half, rest, strict=True)
+        }
+        chosen = lightest(measure, limits, levels, losses)
+        best = min(
+            sum(losses[n][i] for n, i in zip("abc", at, strict=True))
+            for at in itertools.product(range(3), repeat=3)
+            if sum(4 * levels[n][i] for n, i in zip("abc", at, strict=True)) <= 6
+        )
+        assert measure({n: levels[n][i] for n, i in chosen.items()})["params"] <= 6
+        assert sum(losses[n][i] for n, i in chosen.items()) <= best + max(half + rest)
+    flat = {n: np.array([0.3, 0.1, 0.0]) if n == "a" else np.array([9.0, 5.0, 0.0]) for n in "abc"}
+    assert lightest(measure, {"params": 9.0}, levels, flat) == {"a": 0, "b": 2, "c": 2}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_by_mass_kernels_are_unlike_and_the_budget_is_met(problem, structure):
+    """One kernel's weight lies on a diagonal already: it is cut, and another one stays dense."""
+    inner = problem.variables["params"]["inner"]
+    size = inner.shape[-1]
+    lies = np.kron(np.eye(2), np.ones((size // 2, size // 2))) + 1e-3
+    variables = {"params": {**problem.variables["params"], "inner": inner * lies}}
+    own = dataclasses.replace(problem, variables=variables, budget=jp.Budget("params/1.3"))
+    alike, unlike = (
+        Pivoting(structure, tile=2, rounds=1, densities=densities).prune(own)
+        for densities in ("alike", "mass")
+    )
+    for found in (alike, unlike):
+        pruned = own.graph.slice(found.variables, found.masks, found.blocks)
+        assert own.graph.cost(None, pruned.kept()).params <= own.graph.cost().params / 1.3
+    density = unlike.figures["density"]
+    assert density["params/inner"] == min(density.values()) < max(density.values()) == 1
+    kept, before = (sum(found.figures["mass"].values()) for found in (unlike, alike))
+    assert kept > before
+
+
+class KeptRun(MemoryRun):
+    """Keeps what its loops ended in, as a folder does."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.ends = {}
+
+    def loop(self, name, body, carry, length):
+        if name not in self.ends:
+            self.ends[name] = super().loop(name, body, carry, length)
+        return self.ends[name]
+
+
+def test_the_largest_tile_that_is_quick_is_taken_and_stays(problem, monkeypatch):
+    examples = {
+        tile: Pivoting(tile=2)._example(dataclasses.replace(problem, budget=jp.Budget(budget)))
+        for tile, budget in ((1, "params/1.2"), (2, "params/1.2"), (4, "params/1.7"), (8, "macs/2"))
+    }
+    for times, wanted in (([9, 5, 4, 4.1], 8), ([9, 4, 4.1, 5], 4), ([9, 4, 5, 6], 2)):
+        monkeypatch.setattr(quickest, "time_in_turn", lambda calls, times=times: times)
+        tile, seconds = quickest.quickest(problem, examples)
+        assert tile == wanted  # 1 and 2 are one network, and timed once
+        assert seconds == dict(zip(["dense", "tile 2", "tile 4", "tile 8"], times, strict=True))
+
+    run = KeptRun(fn, problem.batches, jp.problem.cross_entropy)
+    own = dataclasses.replace(problem, budget=jp.Budget("params/1.5"), run=run)
+    monkeypatch.setattr(pivoting, "_TILES", (1, 2, 4))
+    monkeypatch.setattr(quickest, "time_in_turn", lambda calls: list(range(1, 1 + len(calls))))
+    found = Pivoting(tile="measured", rounds=1).prune(own)
+    tile = found.figures["tile"]["params/inner"]
+    assert f"tile {tile}" in found.figures["seconds"]
+    fixed = Pivoting(tile=tile, rounds=1).prune(own)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, fixed.variables)
+
+    def never(calls):
+        raise AssertionError("a process that goes on asks the clock again")
+
+    monkeypatch.setattr(quickest, "time_in_turn", never)
+    assert Pivoting(tile="measured", rounds=1).prune(own).figures["tile"] == found.figures["tile"]
+
+
+def test_a_tile_is_measured_by_the_clock(problem):
+    own = dataclasses.replace(problem, budget=jp.Budget("params/1.5"))
+    method = Pivoting(tile=2, rounds=1)
+    tile, seconds = quickest.quickest(own, {2: method._example(own), 4: {}})
+    assert tile in (2, 4) and list(seconds) == ["dense", "tile 2", "tile 4"]
+    assert min(seconds.values()) > 0
+
+
 def test_bad_input_gets_one_sentence(problem):
 
     with pytest.raises(ValueError, match="structure is diagonal, rows, free, not 'x'"):
         Pivoting(structure="x")
-    with pytest.raises(ValueError, match="tile must be at least 1"):
+    with pytest.raises(ValueError, match="tile must be at least 1 or 'measured', not 0"):
         Pivoting(tile=0)
+    with pytest.raises(ValueError, match="tile='measured' is for structure='diagonal'"):
+        Pivoting("free", tile="measured")
+    with pytest.raises(ValueError, match="densities is alike, mass, not 'x'"):
+        Pivoting(densities="x")
+    with pytest.raises(
+        ValueError, match=r"asks for latency, which is .* and Pivoting prunes within"
+    ):
+        jp.prune(
+            fn, problem.variables, problem.batches, budget="latency/2", method=Pivoting(), key=KEY
+        )
+    with pytest.raises(ValueError, match="round_to: 'measured' tells widths that suit the device"):
+        Pivoting().require_counted(jp.Budget("macs/2", round_to="measured"))
     for budget, method, message in (
         ("params/6", Pivoting(tile=4), "beyond reach for params by tiles of at least 4 × 4"),
         ("params/2", Pivoting("free", tile=64), "no kernel of this network can be cut into tiles"),
