@@ -34,11 +34,11 @@ BatchNorm statistics taken anew:
 | greedy, reconstruction   | 89.3 / 89.1 | 86.5 / 86.0 | 87.4 / 86.5 |
 | genetic, reconstruction  | 89.3 / 89.2 | 86.5 / 86.0 | 87.4 / 86.4 |
 
-The standard error of a cell is half a point (0.7 for l1 and merging), of a difference up to 0.7; one
-seed. Greedy elimination and the genetic search tie. L1 with the same refit is 0.6 and 0.9 points
-below them, a tie by that measure; the ModHiFi score is behind at a third of the MACs and an eighth
-of the parameters. What decides is the refit, not the ranking: without it L1 keeps nothing, and
-merging and new statistics bring back a part.
+The standard error of a cell is half a point (0.7 for l1 and merging), of a difference up to 0.7;
+one seed. Greedy elimination and the genetic search tie. L1 with the same refit is 0.6 and 0.9
+points below them, less than two standard errors; so is the ModHiFi score at half of the MACs, but
+it is behind at the other targets. What decides is the refit, not the ranking: without it L1 keeps
+nothing, and merging and new statistics bring back a part.
 
 The same at widths of 200 choosing images, 1,000 that measure, a standard error of one point:
 
