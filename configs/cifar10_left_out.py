@@ -7,10 +7,32 @@ Deer, dog, frog and horse are left out. Fashion-MNIST, where TFDS_DATA_DIR has i
 corruptions of the test images are outliers as well.
 
 Time: meant for an accelerator, on which it has not run; 200 epochs and 100 of fine-tuning.
-Result: none yet. What ran is Fashion-MNIST beside all ten classes, a VGG-16 that was trained for 52
-epochs in PyTorch, pruned by L1 to params/1.5 and not fine-tuned, on 200 test images, 200 outliers
-and 200 training images to fit to (89.5 % of the 200 right, 89.0 % pruned; two minutes of processor
-time for the last command):
+Result: none of the VGG-16 yet. What ran on two shared CPU cores (seven minutes of processor time)
+is a small VGG for 3 epochs and 1.5 of fine-tuning, 1.5 % of the schedule:
+
+    jaxprune run configs/cifar10_left_out.py --model.name vgg_small --train.epochs 3 \
+        --train.small-crops 0.6 --finetune.epochs 1.5 --finetune.optimizer.learning-rate 0.05 \
+        --method.schedule.name joint
+    jaxprune supervise runs/cifar10_left_out --images 1000 --case left_out
+
+Of the 6,000 test images 78.9 % are right, and 79.0 % at an eighth of the parameters. 1,000 of them
+and 1,000 of the classes left out, one seed:
+
+| supervisor  | AUROC | pruned | change              |
+|-------------|-------|--------|---------------------|
+| max_softmax | 0.652 | 0.666  | +1.5 (+0.4 to +2.5) |
+| odin        | 0.658 | 0.684  | +2.5 (+1.6 to +3.4) |
+| openmax     | 0.630 | 0.646  | +1.6 (+0.2 to +2.9) |
+| energy      | 0.657 | 0.682  | +2.5 (+1.7 to +3.4) |
+| mahalanobis | 0.491 | 0.428  | -6.2 (-8.5 to -3.9) |
+| autoencoder | 0.481 | 0.481  |                     |
+
+Mahalanobis, at chance before, is below it after pruning; the others gain, and the pruned network
+has been trained for half as long again.
+
+Fashion-MNIST beside all ten classes: a VGG-16 that was trained for 52 epochs in PyTorch, pruned by
+L1 to params/1.5 and not fine-tuned, on 200 test images, 200 outliers and 200 training images to fit
+to (89.5 % of the 200 right, 89.0 % pruned; two minutes of processor time for the last command):
 
     jaxprune train configs/cifar10_vgg16.py --out runs/x --model.weights FILE.safetensors \
         --data.heldout IDS.txt --method l1 --budget.targets params/1.5 --finetune.epochs 0 \
@@ -27,7 +49,7 @@ time for the last command):
 | mahalanobis | 0.838 | 0.836  | -0.2 (-1.9 to +1.3) |
 | autoencoder | 0.796 | 0.796  |                     |
 
-OpenMax fits its tails to the 20 largest distances of a class, which are all that 200 images have.
+OpenMax had its tails fitted to all 20 images of a class there; it now takes half of them at most.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""VGG-19 on CIFAR-10 by uniform channel pruning (Chang et al. 2020, arXiv 2010.01251).
+r"""VGG-19 on CIFAR-10 by uniform channel pruning (Chang et al. 2020, arXiv 2010.01251).
 
     TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg19_ucp.py
     TFDS_DATA_DIR=... jaxprune run configs/cifar10_vgg19_ucp.py --data.name cifar100
@@ -10,9 +10,13 @@ for the small one from random weights. The layers that stay whole are those of t
 which by that tunes how much falls; all others lose what lies below the mean of their layer. The
 control is the unpruned network trained for 320 epochs, as long as both.
 
-Time: meant for an accelerator, on which it has not run; on two CPU cores it would take days: none
-of the schedule has been done here.
-Result: none yet.
+Time: meant for an accelerator, on which it has not run; on two CPU cores it would take days.
+Result: none yet. That it works end to end was seen in 3 + 3 steps of 32 images, a 75,000th
+of the images of the schedule (accuracies mean nothing; parameters ÷ 1.94 and MACs ÷ 1.54):
+
+    jaxprune run configs/cifar10_vgg19_ucp.py --finetune.batch-size 32 --finetune.epochs 0.002 \
+        --calibration.images 64 --calibration.batch-size 32 --recalibration.images 32 \
+        --recalibration.batch-size 16 --evaluation.images 100 --evaluation.batch-size 50 --controls
 """
 
 import jaxprune as jp
