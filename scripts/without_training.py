@@ -56,7 +56,8 @@ error, and are better without BatchNorm anew, since they have aimed at the stati
 network had. A refit of 13 layers took 16 to 45 s on two cores of an AMD EPYC that other work shared
 some eight times over, 6 s of the processor; the statistics before it six minutes, a minute of the
 processor; LASSO 23 minutes and CaP's ranking, all of it, 18 there. The rows of `own widths` and
-`--match` have not run to their end, and no fine-tune after any row; a ResNet-56 with trained weights was not at hand.
+`--match` have not run to their end, and no fine-tune after any row; a ResNet-56 with trained
+weights was not at hand.
 """
 
 from __future__ import annotations
