@@ -57,21 +57,18 @@ def _exact_form(eqn: Any, groups: int) -> Form | None:
     window = tuple(rhs.shape[a] for a in numbers.rhs_spec[2:])
     size = tuple(out.shape[a] for a in numbers.out_spec[2:])
     tiles = lhs.shape[numbers.lhs_spec[0]] * forms.tile_count(size)
-    strides = p["window_strides"]
-    if max(p["lhs_dilation"]) > 1 or (groups == 1 and max(strides) > 1):
+    if _strided(eqn):
         return None
     if p["batch_group_count"] > 1:
-        return _gradient_form(eqn, window, size, groups) if max(strides) == 1 else None
-    if p["rhs_dilation"] == (1, 1) and (groups > 1 or window == (3, 3)):
-        form = None
-        plain = window == (3, 3) and max(strides) == 1 and max(size) > 2
+        return _gradient_form(eqn, window, size, groups)
+    if window == (3, 3) and p["rhs_dilation"] == (1, 1):
+        if groups == 1 and max(size) <= 2:
+            return _placed(forms.unfolded, numbers, p["padding"])
         # Fewer tiles than this do not pay for the transformed kernel.
-        if plain and tiles >= 64 and (groups > 1 or _narrowest(eqn) >= 32):
+        if max(size) > 2 and tiles >= 64 and (groups > 1 or _narrowest(eqn) >= 32):
             form = functools.partial(forms.winograd, groups=groups)
-        elif groups > 1 or max(size) <= 2:
-            form = functools.partial(forms.unfolded, groups=groups, strides=strides)
-        return None if form is None else _placed(form, numbers, p["padding"])
-    if groups == 1 and size in ((3, 3), (1, 1)) and min(window) > 2:
+            return _placed(form, numbers, p["padding"])
+    elif groups == 1 and size in ((3, 3), (1, 1)) and min(window) > 2:
         return _gradient_form(eqn, window, size, groups)
     return None
 
@@ -156,16 +153,14 @@ def _gradient_form(
     lhs, rhs, strides = eqn.invars[0].aval, eqn.invars[1].aval, p["rhs_dilation"]
     channels, images = (lhs.shape[a] for a in numbers.lhs_spec[:2])
     narrowest = min(channels, rhs.shape[numbers.rhs_spec[0]])
-    plain = size == (3, 3) and max(strides) == 1
     form = None
-    if plain and narrowest >= 32 and images * forms.tile_count(window) >= 64:
+    if max(strides) > 1:
+        if narrowest >= 16 and groups == 1:
+            form = functools.partial(forms.strided_kernel_gradient, window=size, strides=strides)
+    elif size == (3, 3) and narrowest < 32:
+        form = forms.unfolded_kernel_gradient if groups == 1 else None
+    elif size == (3, 3) and images * forms.tile_count(window) >= 64:
         form = functools.partial(forms.winograd_kernel_gradient, groups=groups)
-    elif groups > 1 or (max(strides) > 1 and narrowest >= 16):
-        form = functools.partial(
-            forms.strided_kernel_gradient, window=size, strides=strides, groups=groups
-        )
-    elif plain and narrowest < 32:
-        form = forms.unfolded_kernel_gradient
     return None if form is None else _placed_gradient(form, numbers, p["padding"])
 
 

@@ -108,20 +108,12 @@ def winograd_kernel_gradient(
     return (_square(_G, images).T @ total).reshape(3, 3, channels // groups, outputs)
 
 
-def unfolded(
-    images: Array,
-    kernel: Array,
-    padding: Padding,
-    groups: int = 1,
-    strides: Sequence[int] = (1, 1),
-) -> Array:
-    """The convolution as a product of unfolded patches [G, N · H' · W', taps · C / G] (im2col)."""
-    *window, channels, outputs = kernel.shape
-    size = output_size(images.shape, padding, window, strides)
-    patches = _patches(images, padding, size, window, strides, groups)
-    kernels = kernel.reshape(math.prod(window) * channels, groups, -1).transpose(1, 0, 2)
-    products = patches @ kernels
-    return products.transpose(1, 0, 2).reshape(len(images), *size, outputs)
+def unfolded(images: Array, kernel: Array, padding: Padding) -> Array:
+    """The convolution as one product of unfolded patches [N · H' · W', 9 C] (im2col)."""
+    size = output_size(images.shape, padding)
+    patches = _patches(images, padding, size, (3, 3), (1, 1))
+    products = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return products.reshape(len(images), *size, -1)
 
 
 def strided_kernel_gradient(
@@ -130,14 +122,12 @@ def strided_kernel_gradient(
     padding: Padding,
     window: Sequence[int],
     strides: Sequence[int],
-    groups: int = 1,
 ) -> Array:
-    """The gradient [*window, C / G, O] of a convolution with strides, as a product of patches."""
-    outputs = gradient.shape[-1]
-    patches = _patches(images, padding, gradient.shape[1:3], window, strides, groups)
-    gradient = gradient.reshape(-1, groups, outputs // groups).transpose(1, 0, 2)
-    kernel = lax.dot_general(patches, gradient, (((1,), (1,)), ((0,), (0,))))
-    return kernel.transpose(1, 0, 2).reshape(*window, -1, outputs)
+    """The gradient [*window, C, O] of a convolution with strides, as one product of patches."""
+    patches = _patches(images, padding, gradient.shape[1:3], window, strides)
+    gradient = gradient.reshape(-1, gradient.shape[-1])
+    kernel = patches.reshape(len(gradient), -1).T @ gradient
+    return kernel.reshape(window[0], window[1], images.shape[-1], gradient.shape[-1])
 
 
 def unfolded_kernel_gradient(images: Array, gradient: Array, padding: Padding) -> Array:
@@ -156,17 +146,9 @@ def unfolded_kernel_gradient(images: Array, gradient: Array, padding: Padding) -
     return kernel.reshape(3, -1, 3, outputs).transpose(2, 0, 1, 3)
 
 
-def output_size(
-    shape: Sequence[int],
-    padding: Padding,
-    window: Sequence[int] = (3, 3),
-    strides: Sequence[int] = (1, 1),
-) -> tuple[int, int]:
+def output_size(shape: tuple[int, ...], padding: Padding) -> tuple[int, int]:
     """Rows and columns of the result."""
-    rows, columns = (
-        (n + sum(p) - w) // step + 1
-        for n, p, w, step in zip(shape[1:3], padding, window, strides, strict=True)
-    )
+    rows, columns = (n + sum(p) - 2 for n, p in zip(shape[1:3], padding, strict=True))
     return rows, columns
 
 
@@ -191,9 +173,8 @@ def _patches(
     size: Sequence[int],
     window: Sequence[int],
     strides: Sequence[int],
-    groups: int,
 ) -> Array:
-    """What each place of the result reads, [G, N · H' · W', taps · C / G]."""
+    """What each place of the result reads, [N, H', W', taps · C]."""
     padded = _padded(images, padding)
     down, right = strides
     rows, columns = (size[0] - 1) * down + 1, (size[1] - 1) * right + 1
@@ -202,7 +183,6 @@ def _patches(
         for i in range(window[0])
         for j in range(window[1])
     ]
-    taps = [tap.reshape(-1, groups, tap.shape[-1] // groups).transpose(1, 0, 2) for tap in taps]
     return jnp.concatenate(taps, axis=-1)
 
 
