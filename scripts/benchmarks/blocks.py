@@ -11,43 +11,46 @@ PyTorch, where it is installed, has `groups=G`, channels last. The last table is
 of unfolded patches with 8 × 8 tiles anywhere, in SciPy (BSR) and PyTorch (`to_sparse_bsr`), beside
 the dense product in the same library.
 
-Two cores of an AMD EPYC beside much other work, which took time of all alike, so that the ratios
-count and even they to a third (times of one thing lie between 0.3 and 2.3 of their median); JAX
-0.10.2, PyTorch 2.13, medians of at most 7 calls in turn in one run; the rows of 128 channels in
-another run. A product ran at 53 GFLOP/s, a copy at 1.6 GB/s:
+Two cores of an AMD EPYC with AVX-512 beside other work, so that the ratios count and even they to a
+third; JAX 0.10.2, PyTorch 2.13, 9 calls in turn in one run, milliseconds as median and range,
+and the part of the cut alone. A product ran at 166 GFLOP/s, a copy of 134 MB at 26 GB/s:
 
-| layer      |       | bound  | ours                | gathered             | PyTorch             |
-|------------|-------|--------|---------------------|----------------------|---------------------|
-| 128, 16×16 | dense | 185 ms | 159 ms              |                      | 150 ms              |
-|            | G = 2 | 92 ms  | 141 ms, 1.1× [0.56] | 187 ms, 0.8× [0.42]  | 72 ms, 2.1× [1.03]  |
-|            | G = 4 | 46 ms  | 104 ms, 1.5× [0.38] | 152 ms, 1.0× [0.26]  | 47 ms, 3.2× [0.80]  |
-|            | G = 8 | 23 ms  | 108 ms, 1.5× [0.18] | 144 ms, 1.1× [0.14]  | 42 ms, 3.5× [0.44]  |
-| 256, 8×8   | dense | 182 ms | 262 ms              |                      | 242 ms              |
-|            | G = 2 | 91 ms  | 170 ms, 1.5× [0.77] | 176 ms, 1.5× [0.75]  | 136 ms, 1.8× [0.89] |
-|            | G = 4 | 45 ms  | 92 ms, 2.8× [0.71]  | 146 ms, 1.8× [0.45]  | 86 ms, 2.8× [0.70]  |
-|            | G = 8 | 22 ms  | 76 ms, 3.5× [0.43]  | 152 ms, 1.7× [0.22]  | 54 ms, 4.5× [0.57]  |
-| 256, 16×16 | dense | 730 ms | 1699 ms             |                      | 1214 ms             |
-|            | G = 2 | 365 ms | 612 ms, 2.8× [1.39] | 1236 ms, 1.4× [0.69] | 643 ms, 1.9× [0.94] |
-|            | G = 4 | 182 ms | 744 ms, 2.3× [0.57] | 836 ms, 2.0× [0.51]  | 311 ms, 3.9× [0.98] |
-|            | G = 8 | 91 ms  | 468 ms, 3.6× [0.45] | 1096 ms, 1.6× [0.19] | 259 ms, 4.7× [0.59] |
-| 512, 4×4   | dense | 182 ms | 170 ms              |                      | 235 ms              |
-|            | G = 2 | 91 ms  | 90 ms, 1.9× [0.94]  | 109 ms, 1.6× [0.78]  | 109 ms, 2.2× [1.08] |
-|            | G = 4 | 45 ms  | 57 ms, 3.0× [0.75]  | 76 ms, 2.2× [0.56]   | 76 ms, 3.1× [0.77]  |
-|            | G = 8 | 22 ms  | 40 ms, 4.3× [0.54]  | 48 ms, 3.5× [0.44]   | 53 ms, 4.4× [0.55]  |
-| 512, 8×8   | dense | 730 ms | 481 ms              |                      | 804 ms              |
-|            | G = 2 | 365 ms | 368 ms, 1.3× [0.65] | 407 ms, 1.2× [0.59]  | 431 ms, 1.9× [0.93] |
-|            | G = 4 | 182 ms | 260 ms, 1.8× [0.46] | 375 ms, 1.3× [0.32]  | 230 ms, 3.5× [0.88] |
-|            | G = 8 | 91 ms  | 243 ms, 2.0× [0.25] | 343 ms, 1.4× [0.18]  | 122 ms, 6.6× [0.83] |
+| layer      | G | bound | ours                | gathered            | PyTorch              |
+|------------|---|-------|---------------------|---------------------|----------------------|
+| 128, 16×16 | 1 | 58.3  | 52 (36-66)          |                     | 58 (51-97)           |
+|            | 2 | 29.1  | 29 (26-46) [0.89]   | 43 (27-62) [0.60]   | 29 (27-56) [1.00]    |
+|            | 4 | 14.6  | 26 (21-40) [0.50]   | 29 (20-41) [0.44]   | 20 (17-32) [0.72]    |
+|            | 8 | 7.3   | 23 (19-42) [0.28]   | 30 (23-42) [0.22]   | 12 (7.4-22) [0.64]   |
+| 256, 8×8   | 1 | 58.3  | 52 (37-67)          |                     | 87 (46-107)          |
+|            | 2 | 29.1  | 29 (26-37) [0.89]   | 30 (24-37) [0.85]   | 48 (24-60) [0.91]    |
+|            | 4 | 14.6  | 19 (14-23) [0.69]   | 20 (14-22) [0.65]   | 28 (11-36) [0.77]    |
+|            | 8 | 7.3   | 15 (9.9-21) [0.42]  | 15 (12-22) [0.43]   | 11 (6.4-24) [0.98]   |
+| 256, 16×16 | 1 | 233.2 | 157 (130-203)       |                     | 232 (221-334)        |
+|            | 2 | 116.6 | 108 (92-129) [0.73] | 104 (97-131) [0.75] | 117 (111-132) [0.99] |
+|            | 4 | 58.3  | 71 (56-90) [0.55]   | 70 (63-98) [0.56]   | 64 (56-86) [0.91]    |
+|            | 8 | 29.1  | 50 (41-64) [0.40]   | 56 (46-68) [0.35]   | 38 (29-45) [0.77]    |
+| 512, 4×4   | 1 | 58.3  | 40 (31-56)          |                     | 59 (46-84)           |
+|            | 2 | 29.1  | 30 (21-40) [0.67]   | 25 (22-36) [0.80]   | 29 (18-58) [1.02]    |
+|            | 4 | 14.6  | 18 (15-25) [0.58]   | 21 (16-30) [0.48]   | 14 (10-21) [1.04]    |
+|            | 8 | 7.3   | 10 (7.6-14) [0.50]  | 10 (8.4-16) [0.50]  | 11 (5.3-22) [0.67]   |
+| 512, 8×8   | 1 | 233.2 | 111 (91-147)        |                     | 288 (224-314)        |
+|            | 2 | 116.6 | 77 (62-88) [0.72]   | 72 (62-79) [0.77]   | 116 (108-124) [1.24] |
+|            | 4 | 58.3  | 64 (59-73) [0.43]   | 59 (48-69) [0.47]   | 59 (51-75) [1.22]    |
+|            | 8 | 29.1  | 30 (24-35) [0.46]   | 33 (29-51) [0.43]   | 33 (28-40) [1.10]    |
 
-What was asked for, 0.8 of the cut from 256 channels on, is reached at G = 2 alone and in two of
-four layers (0.94 and 1.39), and else not: 0.65 and 0.77 at G = 2, 0.46 to 0.75 at G = 4, 0.25 to
-0.54 at G = 8. Winograd's transforms are those of the whole layer whatever G is, so that they are
-most of the time where the products get few; slices and the joining of results move all activations
-besides. Blocks below 32 channels are no quicker than those of 32, with which they are run together
-(128 channels, G = 8). A gather costs 3 to 130 % on top. PyTorch's grouped convolution is nearer
-to the cut: 0.55 to 1.08 from 256 channels on.
+What was asked for, 0.8 of the cut from 256 channels on, is reached in one layer at G = 2 (0.89):
+the others have 0.67 to 0.73 there, 0.43 to 0.69 at G = 4 and 0.40 to 0.50 at G = 8. The dense layer
+is Winograd's, too, whose transforms are those of the whole layer whatever G is, so that they are
+much of the time where the products get few: at 512 channels, 8×8 and G = 8 the transforms took 14
+ms and the products 16, of 98 for the dense layer (least of 9, another run). And XLA runs products
+of 64 channels on one of the two cores (78 GFLOP/s). What the caches hold counts as much: by lots of
+images (`forms`) that layer took 25 ms, and 38 with all at once, as G convolutions apart did. A
+gather of what is read takes 1 to 2 ms by itself. Blocks below 32 channels are run together (128
+channels, G = 8). PyTorch's grouped convolution is nearer to the cut, 0.67 to 1.24 from 256 channels
+on, of a dense one that is slower than ours.
 
-Tiles of 8 × 8 anywhere, by the unfolded patches of 256 channels on an 8×8 map, n = 3:
+Tiles of 8 × 8 anywhere, by the unfolded patches of 256 channels on an 8×8 map, n = 3, in another
+run, when the machine was slower:
 
 | density | SciPy                | PyTorch             |
 |---------|----------------------|---------------------|
@@ -76,6 +79,7 @@ from jax import lax
 from benchmarks.common import Times, machine, together
 from jaxprune.kernels import accelerate
 from jaxprune.kernels.blocks import Blocks
+from jaxprune.memory import keep_freed_memory
 
 BATCH = 128
 LAYERS = ((128, 16), (256, 8), (256, 16), (512, 4), (512, 8))
@@ -88,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     layers = LAYERS[1::2] if parser.parse_args().quick else LAYERS
+    keep_freed_memory()
     print(machine(), "\n")
     rate, bandwidth = rates()
     print(f"a product runs at {rate / 1e9:.0f} GFLOP/s, a copy at {bandwidth / 1e9:.1f} GB/s\n")
@@ -119,7 +124,7 @@ def table(channels: int, side: int, rate: float, bandwidth: float) -> None:
     runs |= {f"gathered {g}": bound(f, x, kernel) for g, f in gathered.items()}
     if find_spec("torch"):
         runs |= torch_convolutions(x, kernel)
-    times = together(runs)
+    times = together(runs, n=9)
     for g in (1, *GROUPS):
         operations = 2 * x.size * 9 * channels / g
         moved = 4 * (2 * x.size + kernel.size / g)
