@@ -260,6 +260,28 @@ def test_a_tile_is_measured_by_the_clock(problem):
     assert min(seconds.values()) > 0
 
 
+def test_channels_first_then_tiles_and_the_cuts_multiply(problem, tmp_path):
+    x, macs = problem.batches[0][0], [problem.graph.cost().macs]
+    budget = jp.Budget("macs/1.5", round_to=4)
+    narrow = jp.prune(fn, problem.variables, problem.batches, budget=budget, method="l1", key=KEY)
+    macs.append(jp.cost(narrow.wrap(fn), narrow.variables, x[:1]).macs)
+    both = jp.prune(
+        narrow.wrap(fn), narrow.variables, problem.batches, budget="macs/1.5",
+        method=Pivoting(tile=2, rounds=1), key=KEY,
+    )  # fmt: skip
+    graph = jp.trace(narrow.wrap(fn), narrow.variables, x[:1])
+    macs.append(graph.cost(None, both.kept()).macs)
+    assert macs[1] <= macs[0] / 1.5 and macs[2] <= macs[1] / 1.5
+    jp.save(tmp_path / "both", both)
+    back = jp.load(tmp_path / "both")
+    assert back.blocks.keys() == both.blocks.keys() == CUT and min(back.kept().values()) < 1
+    wanted = narrow.wrap(fn)(both.variables, x)
+    for pruned in (both, back):
+        np.testing.assert_allclose(
+            pruned.wrap(fn)(pruned.variables, x), wanted, rtol=1e-5, atol=1e-6
+        )
+
+
 def test_bad_input_gets_one_sentence(problem):
 
     with pytest.raises(ValueError, match="structure is diagonal, rows, free, not 'x'"):
