@@ -12,7 +12,7 @@ test images, `--method unification --method.interval 100 --method.training.epoch
 BatchNorm statistics taken anew and 97.8 % fine-tuned; its control, trained as long, has 98.2 %. No
 block became zero: the parameters are 83,303 bytes of 811,752 in float32 (÷ 9.7), and the whole
 folder of the saved network, BatchNorm statistics and what describes the files included, 129,541
-(÷ 6.3). It is no quicker than before.
+(÷ 6.3). It is no quicker than before: `scripts/benchmarks/unified.py`.
 """
 
 from dataclasses import replace

@@ -15,9 +15,9 @@ from the abstract and the authors' patents; the constraint set, the schedule and
 reconstructed, the weights ρ are defaults of the same laboratory.
 
 Multiplications: what is multiplied is one number a block (`figures["multiplications"]`, a part of
-the entries), what is added stays. The network runs as a dense one all the same: on a CPU or GPU a
-product's multiplications and additions are one instruction, so that sums with one multiplication a
-block save nothing, and the signs cost a pass of their own.
+the entries), what is added stays. The network runs as a dense one all the same: a product's
+multiplications and additions are one instruction, and sums with one multiplication a block took 3
+to 99 times as long on a CPU (`scripts/benchmarks/unified.py`).
 """
 
 from __future__ import annotations
