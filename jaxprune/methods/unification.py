@@ -40,7 +40,7 @@ from jaxprune.kernels.blocks import Blocks, grid
 from jaxprune.methods.admm import admm, keep_pattern, with_pattern
 from jaxprune.methods.tiled import Levels, Measure, fitting, require_no_widths
 from jaxprune.problem import Method, Problem, Retraining, Selection
-from jaxprune.wrappers import split_params
+from jaxprune.wrappers import Wrapper, split_params
 
 _FINEST = 256  # parts of a kernel's blocks that are told apart
 
@@ -130,11 +130,14 @@ class Unification(Method):
         shapes, whole = self.kernels(graph), graph.cost()
         rest = 4 * (whole.params - sum(int(np.prod(shape)) for shape in shapes.values()))
 
+        @functools.cache
+        def stored(path: str, fraction: float) -> int:
+            return self._some(shapes[path], fraction).storage(shapes[path])
+
         def reached(kept: Mapping[str, float]) -> dict[str, float]:
             cost = graph.cost(None, kept)
-            blocks = {p: self._some(shapes[p], fraction) for p, fraction in kept.items()}
-            stored = sum(each.storage(shapes[p]) for p, each in blocks.items())
-            return {"params": cost.params, "macs": cost.macs, "bytes": rest + stored}
+            small = sum(stored(path, fraction) for path, fraction in kept.items())
+            return {"params": cost.params, "macs": cost.macs, "bytes": rest + small}
 
         return reached
 
@@ -165,16 +168,10 @@ class Unification(Method):
         counts = {path: int(self._levels(shapes[path])[0][n]) for path, n in chosen.items()}
         select = functools.partial(self.nearest, counts)
         join = split_params(problem.variables)[2]
-        towards = admm(
-            counts,
-            lambda path, kernel: select(path, kernel, 1.0).project(kernel),
-            interval=self.interval,
-            rho=self.rho,
-        )
         pulled = problem.run.train(
             "admm",
             problem.variables,
-            optimizer=towards,
+            optimizer=_towards(self, tuple(counts.items())),
             config=self.training,
             teacher=problem.variables,
         )
@@ -200,13 +197,11 @@ class Unification(Method):
         if self.rounds == 1:
             return variables
         join = split_params(variables)[2]
-        leaves = dict(paths.leaves(variables))
-        first = {p: _on_host(select(p, leaves[p], 1 / self.rounds)) for p in shapes}
         train = functools.partial(
             problem.run.train,
             "fix",
-            project(variables, first),
-            optimizer=keep_pattern(first),
+            variables,
+            optimizer=_fixing(self, tuple(shapes.items())),
             config=self.training,
             rounds=self.rounds - 1,
             teacher=problem.variables,
@@ -247,6 +242,29 @@ class Unification(Method):
         loss = 1 - jnp.square(mean) / jnp.maximum(square, jnp.finfo(kernel.dtype).tiny)
         shared = _first(jnp.where(kept, loss, jnp.inf), int(part * self.unified * counts[path]))
         return Blocks(blocks.sides, kept, shared & kept)  # pyright: ignore[reportArgumentType]
+
+
+# Cached, since a training is compiled for its optimizer: one that is resumed compiles nothing.
+@functools.lru_cache(maxsize=4)
+def _towards(method: Unification, counts: tuple[tuple[str, int], ...]) -> Wrapper:
+    """ADMM towards as many blocks of each kernel, all of those to be unified among them."""
+    select = functools.partial(method.nearest, dict(counts))
+    return admm(
+        dict(counts),
+        lambda path, kernel: select(path, kernel, 1.0).project(kernel),
+        interval=method.interval,
+        rho=method.rho,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _fixing(method: Unification, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Wrapper:
+    """The optimizer that keeps a pattern, which is of all blocks until a round gives it another."""
+    blocks = {}
+    for path, shape in shapes:
+        every = np.ones(grid(shape, method.sides(shape)), bool)
+        blocks[path] = Blocks(method.sides(shape), every, ~every)
+    return keep_pattern(blocks)
 
 
 def _first(values: jax.Array, count: int) -> jax.Array:
