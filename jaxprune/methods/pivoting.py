@@ -41,9 +41,9 @@ import numpy as np
 
 from jaxprune.budget import Budget, CostModel
 from jaxprune.graph import ChannelGraph, paths
-from jaxprune.graph.permute import positions
 from jaxprune.graph.structure import project
 from jaxprune.kernels.blocks import Blocks
+from jaxprune.methods.folding import blocks_of, fold, masses
 from jaxprune.methods.quickest import quickest
 from jaxprune.methods.tiled import (
     Kernel,
@@ -55,7 +55,7 @@ from jaxprune.methods.tiled import (
     require_reachable,
 )
 from jaxprune.problem import Method, Problem, Retraining, Selection
-from jaxprune.search.orders import KEEP, Layer, Orders, gather, lost, natural, tiles
+from jaxprune.search.orders import KEEP, Keep, Layer, Orders, gather, lost, natural
 from jaxprune.wrappers import keep_zeros, split_params
 
 Structure = Literal["diagonal", "rows", "free"]
@@ -166,7 +166,7 @@ class Pivoting(Method):
         def choose(variables: Any, orders: Orders, number: int) -> tuple[Any, dict[str, Any]]:
             layers = self._layers(graph, found, variables, chosen[number], levels)
             orders = self._ordered(problem, layers, orders)
-            blocks = {p: self._blocks(found[p], layer, orders) for p, layer in layers.items()}
+            blocks = {p: blocks_of(found[p], x, orders, self._keep) for p, x in layers.items()}
             return project(variables, blocks), orders
 
         start = natural(self._layers(graph, found, problem.variables, chosen[0], levels).values())
@@ -177,9 +177,19 @@ class Pivoting(Method):
             variables, orders = self._in_rounds(problem, list(levels), choose, start)
         layers = self._layers(graph, found, variables, chosen[-1], levels)
         unpruned = self._layers(graph, found, problem.variables, chosen[-1], levels)
-        selection = self._folded(problem, found, layers, variables, orders)
-        masses = self._masses(layers, unpruned, orders)
-        return selection._replace(figures={**selection.figures, **masses})
+        blocks = {p: blocks_of(found[p], x, orders, self._keep) for p, x in layers.items()}
+        blocks, folded = fold(graph, blocks, orders)
+        shapes = {path: kernel.shape for path, kernel in found.items()}
+        figures = {
+            "density": {p: b.size(shapes[p]) / math.prod(shapes[p]) for p, b in blocks.items()},
+            "gathered": {path: sum(map(len, b.order.values())) for path, b in blocks.items()},
+            **masses(layers, unpruned, orders, self._keep),
+        }
+        return Selection(graph.full_masks(), graph.permute(variables, folded), figures, blocks)
+
+    @property
+    def _keep(self) -> Keep:
+        return KEEP[self.structure]
 
     def _cut(self, graph: ChannelGraph) -> tuple[dict[str, Kernel], dict[str, np.ndarray]]:
         """The kernels that can be cut, and their levels."""
@@ -212,7 +222,6 @@ class Pivoting(Method):
         self, problem: Problem, found: Mapping[str, Kernel], levels: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Kernel → the part of its mass that each level loses, in orders that are its alone."""
-        keep = KEEP[self.structure]
         lost_at: dict[str, np.ndarray] = {}
         for path, kernel in found.items():
             losses = []
@@ -222,8 +231,8 @@ class Pivoting(Method):
                 )
                 layers = {p: x._replace(rows="rows", columns="columns") for p, x in layers.items()}
                 pivoted = self.orders == "pivoted"
-                orders = gather(layers, keep) if pivoted else natural(layers.values())
-                losses.append(lost(layers.values(), orders, keep))
+                orders = gather(layers, self._keep) if pivoted else natural(layers.values())
+                losses.append(lost(layers.values(), orders, self._keep))
             lost_at[path] = np.array(losses)
         return lost_at
 
@@ -253,7 +262,7 @@ class Pivoting(Method):
         layers = self._layers(problem.graph, found, problem.variables, chosen, levels)
         rng, orders = np.random.default_rng(0), natural(layers.values())
         orders |= {x.rows: rng.permutation(orders[x.rows]) for x in layers.values()}
-        return {path: self._blocks(found[path], layer, orders) for path, layer in layers.items()}
+        return {p: blocks_of(found[p], layer, orders, self._keep) for p, layer in layers.items()}
 
     def _in_rounds(self, problem: Problem, cut: list[str], choose: Any, start: Orders) -> Any:
         """Chooses and trains in turn, by the durable loop of the run."""
@@ -317,70 +326,13 @@ class Pivoting(Method):
         gathered = {layer.rows for layer in layers.values() if self.structure == "diagonal"}
         fixed = [name for name in first if name not in problem.graph.groups.keys() | gathered]
         if self.orders == "pivoted":
-            return gather(layers, KEEP[self.structure], before, fixed)
+            return gather(layers, self._keep, before, fixed)
         if self.orders == "natural":
             return first
         keys = jax.random.split(problem.key, len(first))
         return {
             name: order if name in fixed else np.asarray(jax.random.permutation(key, order))
             for key, (name, order) in zip(keys, first.items(), strict=True)
-        }
-
-    def _blocks(self, kernel: Kernel, layer: Layer, orders: Orders) -> Blocks:
-        """The kept tiles as blocks of the kernel as it is."""
-        kept = KEEP[self.structure](tiles(layer, orders), layer.count)
-        if kernel.reads > kernel.writes:
-            kept = kept.T
-        grid = [1] * len(kernel.shape)
-        low, high = sorted((kernel.reads, kernel.writes))
-        grid[low], grid[high] = kept.shape
-        order = {kernel.reads: orders[layer.rows], kernel.writes: orders[layer.columns]}
-        return Blocks(kernel.sides(layer.sides), kept.reshape(grid), None, order)
-
-    def _folded(
-        self,
-        problem: Problem,
-        found: Mapping[str, Kernel],
-        layers: Mapping[str, Layer],
-        variables: Any,
-        orders: Orders,
-    ) -> Selection:
-        """The orders of groups go into the variables; those that are left are in the blocks."""
-        graph = problem.graph
-        folded = {name: order for name, order in orders.items() if name in graph.groups}
-        places = positions(graph.groups, graph.shapes, folded)
-        blocks, gathered = {}, {}
-        for path, layer in layers.items():
-            whole = self._blocks(found[path], layer, orders)
-            left = {}
-            for axis, order in whole.order.items():
-                moved = places.get(path, {}).get(axis)
-                after = order if moved is None else np.argsort(moved)[order]
-                side = whole.sides[axis]
-                # Within a tile the order says nothing.
-                after = np.concatenate(
-                    [np.sort(after[i : i + side]) for i in range(0, len(after), side)]
-                )
-                if not np.array_equal(after, np.arange(len(after))):
-                    left[axis] = after
-            blocks[path] = whole._replace(order=left)
-            gathered[path] = sum(map(len, left.values()))
-        density = {p: b.size(found[p].shape) / math.prod(found[p].shape) for p, b in blocks.items()}
-        figures = {"density": density, "gathered": gathered}
-        return Selection(graph.full_masks(), graph.permute(variables, folded), figures, blocks)
-
-    def _masses(
-        self, layers: Mapping[str, Layer], unpruned: Mapping[str, Layer], orders: Orders
-    ) -> dict[str, dict[str, float]]:
-        """The part of the unpruned magnitudes in the tiles that stay, and in the best unpivoted."""
-        keep, first = KEEP[self.structure], natural(layers.values())
-        kept = {
-            path: tiles(unpruned[path], orders)[keep(tiles(layer, orders), layer.count)].sum()
-            for path, layer in layers.items()
-        }
-        return {
-            "mass": {path: float(mass) for path, mass in kept.items()},
-            "mass_unpivoted": {p: 1 - lost([layer], first, keep) for p, layer in unpruned.items()},
         }
 
 
