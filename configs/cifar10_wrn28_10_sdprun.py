@@ -10,7 +10,8 @@ threshold is for single weights, has 94.5 % at c = 0.001 and mu = 0.6 and SGD wi
 Time: meant for an accelerator, on which it has not run to its end yet; on two CPU cores it would
 take months.
 Result: none yet; Li et al. 2021 report 93.97 % for VGG-16 on CIFAR-10 without retraining. What ran,
-through all its stages, are 3 steps of 4 images, a 750,000th of the schedule:
+through all its stages, are 3 steps of 4 images, a 750,000th of the schedule (with XLA_FLAGS of
+--xla_backend_optimization_level=0, else compiling takes the longest):
 
     jaxprune run configs/cifar10_wrn28_10_sdprun.py --finetune.batch-size 4 \
         --method.epochs 0.0003 --recalibration.images 16 --recalibration.batch-size 8 \

@@ -13,7 +13,8 @@ Time: meant for an accelerator, on which it has not run; on two CPU cores a step
 about 2 s with batches of 128, and hours go by until the columns are decided.
 Result: none yet. That it works end to end was seen in 4 + 5 steps of 32 images, with an update of
 the probabilities in each step, where the paper has 180 between two (a 10,000th of the images of the
-fine-tune's schedule; accuracies mean nothing; parameters ÷ 2.00, MACs ÷ 2.00):
+fine-tune's schedule; accuracies mean nothing; parameters ÷ 2.00, MACs ÷ 2.00), with XLA_FLAGS of
+--xla_backend_optimization_level=0, else compiling takes the longest:
 
     jaxprune run configs/fashion_mnist_vgg16_spp.py --model.weights FILE --method.interval 1 \
         --method.updates 4 --finetune.batch-size 32 --finetune.epochs 0.003 \
