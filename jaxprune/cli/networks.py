@@ -126,6 +126,9 @@ def export(arguments: Sequence[str]) -> None:
 
 
 def _parameters(network: Pruned) -> str:
-    import jax
+    """How many there are, entries of kernels that no block keeps not among them."""
+    from jaxprune.graph import paths
 
-    return f"{sum(leaf.size for leaf in jax.tree.leaves(network.variables['params'])):,} parameters"
+    kept, leaves = network.kept(), paths.leaves({"params": network.variables["params"]})
+    count = sum(round(kept.get(path, 1.0) * leaf.size) for path, leaf in leaves)
+    return f"{count:,} parameters"
