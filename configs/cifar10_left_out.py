@@ -13,8 +13,7 @@ is a small VGG for 3 epochs and 1.5 of fine-tuning, 1.5 % of the schedule:
     jaxprune run configs/cifar10_left_out.py --model.name vgg_small --train.epochs 3 \
         --train.small-crops 0.6 --finetune.epochs 1.5 --finetune.optimizer.learning-rate 0.05 \
         --method.schedule.name joint
-    jaxprune supervise runs/cifar10_left_out --images 1000 \
-        --case left_out fashion_mnist
+    jaxprune supervise runs/cifar10_left_out --images 1000
 
 Of the 6,000 test images 78.9 % are right, and 79.0 % at an eighth of the parameters. 1,000 of them
 and 1,000 of the classes left out or of Fashion-MNIST, one seed:
@@ -30,6 +29,21 @@ and 1,000 of the classes left out or of Fashion-MNIST, one seed:
 
 Mahalanobis alone loses, on the left-out classes from chance to below it; the others gain or stay,
 and the pruned network has been trained for half as long again.
+
+Its own corruptions, the mean over five strengths: the AUROC of the unpruned network, and by how
+many points pruning changes it:
+
+| supervisor  | noise      | blur       | contrast   | brightness | pixelate   | jpeg       |
+|-------------|------------|------------|------------|------------|------------|------------|
+| max_softmax | 0.53 +4.2  | 0.68 +0.2  | 0.73 -0.4  | 0.58 -1.1  | 0.57 -0.4  | 0.57 +0.5  |
+| odin        | 0.53 +5.8  | 0.68 -0.1  | 0.74 -0.5  | 0.60 -1.4  | 0.58 -0.3  | 0.58 +0.5  |
+| openmax     | 0.54 +3.9  | 0.65 +0.4  | 0.69 -0.0  | 0.57 -0.7  | 0.57 +0.6  | 0.56 +0.7  |
+| energy      | 0.53 +6.0  | 0.67 +0.3  | 0.76 -1.7  | 0.60 -1.4  | 0.60 -1.5  | 0.58 +0.7  |
+| mahalanobis | 0.76 -6.7  | 0.54 +4.8  | 0.50 +8.8  | 0.48 +2.4  | 0.56 +3.6  | 0.47 -0.8  |
+| autoencoder | 0.74       | 0.26       | 0.11       | 0.42       | 0.40       | 0.48       |
+
+Again Mahalanobis is what changes: it loses under noise, where it alone is of use, and gains under
+contrast and blur from chance. Nothing that reads the logits loses two points.
 
 Fashion-MNIST beside all ten classes: a VGG-16 that was trained for 52 epochs in PyTorch, pruned by
 L1 to params/1.5 and not fine-tuned, on 200 test images, 200 outliers and 200 training images to fit
