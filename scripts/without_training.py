@@ -34,7 +34,7 @@ BatchNorm statistics taken anew:
 | modhifi, reconstruction  | 88.0 / 88.1 | 82.8 / 83.5 | 84.4 / 84.9 |
 | greedy, reconstruction   | 89.3 / 89.1 | 86.5 / 86.0 | 87.4 / 86.5 |
 | genetic, reconstruction  | 89.3 / 89.2 | 86.5 / 86.0 | 87.4 / 86.4 |
-| compensation, no rescale | 89.4 / 88.7 | 87.7 / 87.2 | –           |
+| compensation, no rescale | 89.4 / 88.7 | 87.7 / 87.2 | 87.9 / 87.5 |
 | compensation             | 89.4 / 88.7 | 87.7 / 87.2 | 88.0 / 87.5 |
 | compensation, shrunk     | 89.4 / 88.7 | 87.7 / 87.2 | 88.0 / 87.5 |
 
