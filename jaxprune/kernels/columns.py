@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxprune.kernels.windows import by_taps
+
 _DENSEST = 0.25
 """The part of the columns up to which this is quicker on a CPU; see `benchmarks/columns.py`."""
 
@@ -55,12 +57,12 @@ def _convolution(images: Array, kernel: Array, kept: np.ndarray, p: Any) -> Arra
 
     @jax.custom_jvp
     def run(images: Array, kernel: Array) -> Array:
-        return product(_patches(images, taps, p, kernel.shape), kernel)
+        return product(_patches(images, taps, p), kernel)
 
     @run.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         (images, kernel), (moved, turned) = primals, tangents
-        patches = _patches(images, taps, p, kernel.shape)
+        patches = _patches(images, taps, p)
         along = lax.conv_general_dilated_p.bind(moved, kernel, **p)
         return product(patches, kernel), along + product(patches, turned)
 
@@ -77,27 +79,15 @@ def _convolution(images: Array, kernel: Array, kept: np.ndarray, p: Any) -> Arra
     return run(images, kernel)
 
 
-def _patches(images: Array, taps: np.ndarray, p: Any, shape: Sequence[int]) -> Array:
+def _patches(images: Array, taps: np.ndarray, p: Any) -> Array:
     """What each place of the result reads of the kept columns, [N, *places, K]."""
     numbers = p["dimension_numbers"]
     images = images.transpose(numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])
-    edges = [(0, 0, 0), *((lo, hi, 0) for lo, hi in p["padding"]), (0, 0, 0)]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), edges)
-    strides, apart = p["window_strides"], p["rhs_dilation"]
-    ends = [
-        n - (side - 1) * step
-        for n, side, step in zip(padded.shape[1:-1], taps.shape, apart, strict=False)
-    ]
     found = []
-    for tap in np.ndindex(taps.shape[:-1]):
+    for tap, part in by_taps(images, taps.shape[:-1], p):
         channels = np.flatnonzero(taps[tap])
         if not channels.size:
             continue
-        begins = [i * step for i, step in zip(tap, apart, strict=True)]
-        read = tuple(
-            slice(b, b + end, stride) for b, end, stride in zip(begins, ends, strides, strict=True)
-        )
-        part = padded[(slice(None), *read)]
         if channels.size < part.shape[-1]:
             part = jnp.take(part, channels, -1, unique_indices=True, indices_are_sorted=True)
         found.append(part)

@@ -14,7 +14,6 @@ computed for kept tiles alone.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+
+from jaxprune.kernels.windows import by_taps
 
 if TYPE_CHECKING:
     from jaxprune.kernels.visits import Device, Visits
@@ -103,12 +104,12 @@ def contraction(
     matrix = _padded(_ordered(matrix, order.get(writes), len(window) + 1), len(window), r)
     images = _padded(images, images.ndim - 1, r)
     if numbers is not None:
-        size = [eqn.outvars[0].aval.shape[a] for a in numbers.out_spec[2:]]
-        images = _patches(images, matrix.shape[: len(window)], size, p)
+        taps = by_taps(images, matrix.shape[: len(window)], p)
+        images = jnp.concatenate([part for _, part in taps], axis=-1)
     tiles = kept.transpose(*window, reads, writes).reshape(kept.shape[reads], kept.shape[writes])
-    taps = math.prod(matrix.shape[: len(window)])
+    count = math.prod(matrix.shape[: len(window)])
     rows, matrix = (v.reshape(-1, v.shape[-1]) for v in (images, matrix))
-    found = product(rows, matrix, np.tile(tiles, (taps, 1)), (r, c), *run)
+    found = product(rows, matrix, np.tile(tiles, (count, 1)), (r, c), *run)
     found = found.reshape(*images.shape[:-1], -1).astype(eqn.outvars[0].aval.dtype)
     if writes in order:
         found = _ordered(found, np.argsort(order[writes]), found.ndim - 1)
@@ -200,21 +201,6 @@ def _padded(values: Array, axis: int, multiple: int) -> Array:
     """With zeros at the end of an axis, up to a multiple."""
     ends = [(0, -n % multiple if a == axis else 0) for a, n in enumerate(values.shape)]
     return jnp.pad(values, ends)
-
-
-def _patches(images: Array, window: Sequence[int], size: Sequence[int], p: Any) -> Array:
-    """What each place of the result reads, [N, *size, taps · I]."""
-    edges = [(0, 0, 0), *((*pad, 0) for pad in p["padding"]), (0, 0, 0)]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), edges)
-    taps = []
-    for tap in itertools.product(*map(range, window)):
-        begins = [i * apart for i, apart in zip(tap, p["rhs_dilation"], strict=True)]
-        slices = [
-            slice(begin, begin + step * (n - 1) + 1, step)
-            for begin, step, n in zip(begins, p["window_strides"], size, strict=True)
-        ]
-        taps.append(padded[:, *slices])
-    return jnp.concatenate(taps, axis=-1)
 
 
 __all__ = ["Run", "by_tiles", "contraction", "product"]
