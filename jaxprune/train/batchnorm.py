@@ -140,18 +140,9 @@ def _running(
 
     Traced, so that it needs no values; XLA leaves the forward pass out, which it does not take.
     """
-    leaves, tree = jax.tree.flatten(state)
-    where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-    def update(floats: list[jax.Array]) -> list[jax.Array]:
-        given = list(leaves)
-        for i, leaf in zip(where, floats, strict=True):
-            given[i] = leaf
-        new = jax.tree.leaves(train({"params": params, **tree.unflatten(given)}, inputs, key).state)
-        return [new[i] for i in where]
-
+    leaves, where, update = _update(train, params, state, inputs, key)
     floats = [leaves[i] for i in where]
-    _, slopes = jax.jvp(update, (floats,), ([jnp.ones_like(leaf) for leaf in floats],))
+    _, slopes, _ = jax.jvp(update, (floats,), (list(map(jnp.ones_like, floats)),), has_aux=True)
     return {i: slope != 1 for i, slope in zip(where, slopes, strict=True)}
 
 
@@ -159,6 +150,24 @@ def _statistics(
     train: Forward, params: Any, state: Any, running: Sequence[Any], inputs: jax.Array, key: Any
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The updated state of a batch, and its own statistics `b` of the leaves that are running."""
+    leaves, where, update = _update(train, params, state, inputs, key)
+    at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
+    along = [jnp.full_like(leaves[i], running[i]) for i in where]
+    floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
+    own = [jnp.zeros_like(leaf) for leaf in leaves]
+    for i, value, slope in zip(where, floats, slopes, strict=True):
+        # A unit with slope 1 is not averaged but kept; 0 / 0 would spoil it.
+        own[i] = jnp.where(slope == 1, leaves[i], value / jnp.where(slope == 1, 1, 1 - slope))
+    return new, own
+
+
+def _update(
+    train: Forward, params: Any, state: Any, inputs: jax.Array, key: Any
+) -> tuple[list[jax.Array], list[int], Callable[..., Any]]:
+    """The state's leaves, which are of floating point, and a step of training as a map of these.
+
+    The map gives the new ones among them and, beside, all.
+    """
     leaves, tree = jax.tree.flatten(state)
     where = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
@@ -170,11 +179,4 @@ def _statistics(
         new = jax.tree.leaves(out.state)
         return [new[i] for i in where], new
 
-    at = [jnp.where(running[i], 0.0, leaves[i]).astype(leaves[i].dtype) for i in where]
-    along = [jnp.full_like(leaves[i], running[i]) for i in where]
-    floats, slopes, new = jax.jvp(update, (at,), (along,), has_aux=True)
-    own = [jnp.zeros_like(leaf) for leaf in leaves]
-    for i, value, slope in zip(where, floats, slopes, strict=True):
-        # A unit with slope 1 is not averaged but kept; 0 / 0 would spoil it.
-        own[i] = jnp.where(slope == 1, leaves[i], value / jnp.where(slope == 1, 1, 1 - slope))
-    return new, own
+    return leaves, where, update
