@@ -47,8 +47,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from benchmarks.blocks import convolution
 from benchmarks.common import machine, together
 from jaxprune.kernels import accelerate, columns
 from jaxprune.kernels.blocks import Blocks
@@ -82,7 +82,7 @@ def rows(channels: int, side: int, batch: int, calls: int) -> None:
     for part in (1, *PARTS):
         kept = rng.permutation(9 * channels) < 9 * channels // part
         blocks = Blocks((1, 1, 1, 0), kept.reshape(3, 3, channels, 1))
-        forward, gradient = convolution(blocks if part > 1 else None)
+        forward, gradient = compiled(blocks if part > 1 else None)
         runs[f"{part} forward"] = lambda f=forward: f(x, kernel)
         runs[f"{part} gradient"] = lambda f=gradient: f(x, kernel)
     times = together(runs, n=calls, seconds=60)
@@ -102,21 +102,9 @@ def rows(channels: int, side: int, batch: int, calls: int) -> None:
 WHAT = ("forward", "gradient")
 
 
-def convolution(blocks: Blocks | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled(blocks: Blocks | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """A convolution as the engine runs one with these blocks, and the gradients of its sum."""
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        if blocks is None:
-            return plain(x, kernel)
-        (eqn,) = jax.make_jaxpr(plain)(x, kernel).jaxpr.eqns
-        found = blocks.contract(eqn, (x, blocks.project(kernel)))
-        assert found is not None
-        return found
+    run = convolution(blocks)
 
     def total(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(run(x, kernel)))

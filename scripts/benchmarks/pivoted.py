@@ -56,8 +56,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from benchmarks.blocks import GROUPS, bound, diagonal, rates
-from benchmarks.common import Times, machine, together
+from benchmarks.blocks import GROUPS, bound, cell, diagonal, rates
+from benchmarks.common import machine, together
 from benchmarks.convolutions import SHAPE, torch_resnet, torch_vgg16
 from jaxprune import models
 from jaxprune.graph import paths
@@ -121,15 +121,6 @@ def table(name: str, batch: int, rate: float, bandwidth: float) -> None:
         print(
             f"| {first} | {'dense' if g == 1 else f'G = {g}'} | {' | '.join(cells)} |", flush=True
         )
-
-
-def cell(taken: Times | None, dense: Times | None, cut: float) -> str:
-    """A time with its range, its speed-up, and what part of the cut that is."""
-    if taken is None or dense is None:
-        return ""
-    text = f"{1e3 * taken.median:.1f} ms ({1e3 * taken.low:.1f} to {1e3 * taken.high:.1f})"
-    ratio = dense.median / taken.median
-    return text if cut == 1 else f"{text}, {ratio:.2f}× [{ratio / cut:.2f}]"
 
 
 def moved_bytes(forward: Callable[..., Any], variables: Any, images: jax.Array) -> int:
