@@ -115,7 +115,7 @@ def test_compare_shows_it_and_says_what_measures_it(run, found, capsys, tmp_path
     (tmp_path / "kept.json").rename(run.folder / "behaviour.json")
 
 
-def test_evaluate_measures_it(run, capsys, monkeypatch):
+def test_evaluate_measures_it(run, found, capsys, monkeypatch):
     called = []
     kept = json.loads((run.folder / "behaviour.json").read_text())
     monkeypatch.setattr(pipeline, "behave", lambda opened: called.append(opened) or kept)
