@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,17 @@ class CostedGroups:
         Widths on the device give totals there, differentiable.
         """
         return evaluate(self._terms, widths)
+
+    def thinned(self, kept: Mapping[str, float]) -> Self:
+        """The same groups with costs of kernels that keep these fractions of their entries."""
+        terms = []
+        for term in self._terms:
+            if term.variable in kept and term.quantity != "activations":
+                part = np.zeros((1, term.factors.shape[1]))
+                part[0, 0] = kept[term.variable]
+                term = dataclasses.replace(term, factors=np.concatenate([term.factors, part]))
+            terms.append(term)
+        return dataclasses.replace(self, _terms=terms)
 
     def cost(
         self, masks: Mapping[str, Any] | None = None, kept: Mapping[str, float] | None = None

@@ -1,18 +1,21 @@
-"""A convolution whose kernel keeps some columns, as one product of the patches that they read.
+"""A convolution whose kernel keeps some columns: a smaller convolution, or a product of patches.
 
 A column is one tap of one input channel over all filters (Wang et al. 2017, arXiv 1709.06994): what
-is not kept is never read, so that of the unfolded patches [N · H' · W', taps · C] only the kept
-columns are made, and one product with as many rows of the kernel is the convolution.
+is not kept is never read. Where all columns of a channel are kept or none (the sampler of He et al.
+2017, arXiv 1707.06168) the channels that are read are gathered, and a convolution of as many is the
+whole. Else, of the unfolded patches [N · H' · W', taps · C] only the kept columns are made, and one
+product with as many rows of the kernel is the convolution.
 
-The gradient with respect to the kernel is a product of the same patches. That with respect to the
-images stays the convolution that it is: of patches it would be a sum of scattered ones, which costs
-more than Winograd's form of the whole.
+The gradient of that product with respect to the kernel is a product of the same patches. That with
+respect to the images stays the convolution that it is: of patches it would be a sum of scattered
+ones, which costs more than Winograd's form of the whole.
 
 Axes: `N` images, `C` channels read, `O` filters, `K` kept columns.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,26 +29,44 @@ from jaxprune.kernels.windows import by_taps
 _DENSEST = 0.25
 """The part of the columns up to which this is quicker on a CPU; see `benchmarks/columns.py`."""
 
+_MOST_CHANNELS = 0.75
+"""The part of the channels up to which they are gathered."""
+
 
 def contraction(eqn: Any, values: Sequence[Any], kept: np.ndarray) -> Array | None:
     """What an equation gives whose second operand is a kernel of kept columns, already projected.
 
-    None where it is no plain convolution in float32 or float64, `kept` has no columns, so many of
-    them are kept that the dense kernel is as quick, or this is no CPU.
+    None where it is no plain convolution, `kept` has no columns, or so many of them are kept that
+    the dense kernel is as quick. Patches are for a CPU, in float32 or float64.
     """
     images, kernel = values
-    if jax.default_backend() != "cpu" or eqn.primitive.name != "conv_general_dilated":
-        return None
     p = eqn.params
-    if (p["feature_group_count"], p["batch_group_count"]) != (1, 1) or max(p["lhs_dilation"]) > 1:
+    if eqn.primitive.name != "conv_general_dilated":
+        return None
+    if (p["feature_group_count"], p["batch_group_count"]) != (1, 1):
+        return None
+    filters, _, *window = p["dimension_numbers"].rhs_spec
+    columns = tuple(1 if a == filters else n for a, n in enumerate(kernel.shape))
+    if kept.shape != columns or not kept.any():
+        return None
+    channels = kept.any(tuple(window), keepdims=True)
+    if (channels == kept).all() and channels.mean() <= _MOST_CHANNELS:
+        return _of_channels(images, kernel, np.flatnonzero(channels), p)
+    if jax.default_backend() != "cpu" or max(p["lhs_dilation"]) > 1:
         return None
     if images.dtype != kernel.dtype or kernel.dtype not in (jnp.float32, jnp.float64):
         return None
-    filters = p["dimension_numbers"].rhs_spec[0]
-    columns = tuple(1 if a == filters else n for a, n in enumerate(kernel.shape))
-    if kept.shape != columns or not 0 < kept.mean() <= _DENSEST:
+    if kept.mean() > _DENSEST:
         return None
     return _convolution(images, kernel, kept, p)
+
+
+def _of_channels(images: Array, kernel: Array, at: np.ndarray, p: Any) -> Array:
+    """The convolution of the channels `at`."""
+    take = functools.partial(jnp.take, unique_indices=True, indices_are_sorted=True)
+    _, reads, *_ = p["dimension_numbers"].rhs_spec
+    images = take(images, at, axis=p["dimension_numbers"].lhs_spec[1])
+    return lax.conv_general_dilated_p.bind(images, take(kernel, at, axis=reads), **p)
 
 
 def _convolution(images: Array, kernel: Array, kept: np.ndarray, p: Any) -> Array:

@@ -24,22 +24,34 @@ Reconstructed: widths for a target (theirs were set by hand) come from the group
 sampled positions take part in the LASSO, where the released code draws 400; of the units that a
 tolerance leaves too many, those with the least `|β_i| √A_ii` fall; a group that several layers
 read, as a residual sum, is selected for all of them at once, each error in parts of its output.
-Not here, since a selection holds masks of whole groups and not of single layers: the sampler in
-front of a block's first layer, which leaves the sum whole and has this one layer read a part of it,
-and its filter-wise alternative. `budget.groups="inner"` leaves sums whole.
+`budget.groups="inner"` leaves sums whole; what the first layer of each branch then reads of a sum
+is `sampler`'s to say, one fraction for all, and the widths take up what is left of the budget.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.budget import Budget, Curves
+from jaxprune.budget.targets import CostModel
+from jaxprune.methods.sampler import (
+    Branch,
+    Sampler,
+    beside,
+    blocks,
+    branches,
+    filters_of,
+    fitted,
+    ones,
+    require_branches,
+)
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
 from jaxprune.reconstruction import least_squares, refitted, unplaced
@@ -52,11 +64,24 @@ SWEEPS, ACCURACY = 1000, 1e-5
 
 
 class Start(NamedTuple):
-    """What goes from layer to layer: the network, its masks, and where λ starts."""
+    """What goes from layer to layer: the network, its masks and samplers, and where λ starts."""
 
     variables: Any
     masks: dict[str, jax.Array]
+    samplers: dict[str, jax.Array]
     penalty: np.ndarray
+
+
+class Layer(NamedTuple):
+    """One layer's turn: a group gets narrower, or the first layer of a branch reads less of one."""
+
+    group: str
+    branch: Branch | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name among the figures."""
+        return self.branch.kernel if self.branch else self.group
 
 
 @dataclass(frozen=True)
@@ -67,6 +92,11 @@ class Lasso(Method):
     """Units above the width, in parts of it, at which the bisection of λ ends."""
     alternate: bool = False
     """Alternate: the kernel is refitted whenever λ has grown, not once at the end."""
+    sampler: Sampler = "none"
+    """What the first layer of a branch reads of a residual sum that stays whole.
+    All of it, some `channels` (the paper's sampler), or for each of its `filters` others."""
+    sampled: float = 0.5
+    """How much of the sum that is, in (0, 1]."""
     rates: Rates = "sensitivity"
     """How targets become widths.
     Least predicted loss, one accuracy drop for all groups, or one fraction for all."""
@@ -78,61 +108,133 @@ class Lasso(Method):
     def __post_init__(self):
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler: {self.sampler!r}, must be one of {get_args(Sampler)}")
+        if not 0 < self.sampled <= 1:
+            raise ValueError(f"sampled must be a fraction in (0, 1], not {self.sampled}")
         if not self.kept or not all(0 < fraction < 1 for fraction in self.kept):
             raise ValueError(f"kept must hold fractions in (0, 1), not {list(self.kept)}")
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"positions must be at least 1, not {self.positions}")
+
+    def require(self, model: CostModel, budget: Budget) -> None:
+        """Refuses, before any work, a budget beyond reach, and a sampler that has no place.
+
+        Raises:
+          ValueError: it is.
+        """
+        super().require(model, budget)
+        if self.sampler != "none":
+            require_branches(model, budget)
 
     def prune(self, problem: Problem) -> Selection:
         """Layer by layer: moments, LASSO, least squares.
 
         The figures are the sensitivity, the λ, and the errors of each group's readers in parts of
         their outputs' variance: before the refit and after. `left` is what no variable takes up of
-        the shifts.
+        the shifts. A sampled layer's are under the name of its kernel.
         """
-        graph, groups = problem.graph, problem.prunable()
-        fixed = bool(problem.budget.widths)
-        matrices = {} if fixed else grams(problem, groups=groups, positions=self.positions)
-        widths, curves = allocated(problem, greedy_chooser(matrices), self.rates, self.kept)
-        groups = [name for name in groups if widths[name] < graph.groups[name].size]
+        graph = problem.graph
+        found = branches(graph, problem.budget) if self.sampler != "none" else []
+        widths, curves = self._widths(problem, found)
+        narrowed = [name for name in problem.prunable() if widths[name] < graph.groups[name].size]
+        turns = sorted(
+            [*map(Layer, narrowed), *(Layer(branch.writes, branch) for branch in found)],
+            key=lambda turn: (graph.names.index(turn.group), turn.branch is None),
+        )
         known = outlets(problem)
         targets = responses(problem, positions=self.positions, known=known)
-        figures = {n: np.zeros(len(groups)) for n in ("penalty", "error", "error_refitted", "left")}
+        figures = {n: np.zeros(len(turns)) for n in ("penalty", "error", "error_refitted", "left")}
 
         def layer(carry: tuple[Start, Any], i: int) -> tuple[Start, Any]:
-            (variables, masks, penalty), found = carry
-            group = groups[i]
+            start, figures = carry
+            group, branch = turns[i]
+            reads = branch.reads if branch else group
             layers = moments(
-                problem.at(variables), groups=[group], masks=masks, positions=self.positions,
-                targets=targets, known=known,
-            )[group]  # fmt: skip
-            chosen, penalty = self.select(layers, widths[group], float(penalty))
-            before, after, left = [], [], []
-            for one in layers:
-                if not one.consumer.kernel_shape:
-                    continue  # a sum over the channels has no kernel to refit
-                fit = least_squares(one, chosen)
-                variables = refitted(graph, variables, group, one, chosen, fit)
-                before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
-                after.append(error(one, chosen, fit.kernel))
-                left.append(unplaced(one, fit))
-            mask = np.zeros(graph.groups[group].size, np.float32)
-            mask[chosen] = 1
-            row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
-            found = {name: np.array(values) for name, values in found.items()}
+                problem.at(start.variables), groups=[reads], masks=start.masks,
+                positions=self.positions, targets=targets, known=known,
+            )[reads]  # fmt: skip
+            if branch:
+                start, row = self._sample(problem, branch, layers, start)
+            else:
+                start, row = self._narrow(problem, group, layers, start, widths[group])
+            figures = {name: np.array(values) for name, values in figures.items()}
             for name, value in row.items():
-                found[name][i] = np.mean(value) if np.size(value) else 0.0
-            masks = {**masks, group: jnp.asarray(mask)}
-            return Start(variables, masks, np.asarray(penalty)), found
+                figures[name][i] = np.mean(value) if np.size(value) else 0.0
+            return start, figures
 
-        start = Start(problem.variables, graph.full_masks(), np.asarray(1e-3))
-        end, found = problem.run.loop("layers", layer, (start, figures), len(groups))
+        full, whole = graph.full_masks(), ones(found, self.sampler)
+        first_start = Start(problem.variables, full, whole, np.asarray(1e-3))
+        end, rows = problem.run.loop("layers", layer, (first_start, figures), len(turns))
+        names = [turn.name for turn in turns]
         numbers = {
-            name: dict(zip(groups, values.tolist(), strict=True)) for name, values in found.items()
+            name: dict(zip(names, values.tolist(), strict=True)) for name, values in rows.items()
         }
         if curves is not None:
             numbers = {"sensitivity": curves.accuracy, **numbers}
-        return Selection(end.masks, end.variables, numbers)
+        kept = {b.kernel: blocks(b, self.sampler, end.samplers[b.kernel], end.masks, graph)
+                for b in found}  # fmt: skip
+        return Selection(end.masks, end.variables, numbers, kept)
+
+    def _widths(
+        self, problem: Problem, found: Sequence[Branch]
+    ) -> tuple[dict[str, int], Curves | None]:
+        """Those that the budget allows beside the samplers."""
+        if found:
+            sizes = problem.graph.groups
+            parts = {b.kernel: self._reads(n := sizes[b.reads].size) / n for b in found}
+            graph, budget = beside(problem.graph, problem.budget, parts)
+            problem = replace(problem, graph=graph, budget=budget)
+        groups = problem.prunable()
+        fixed = bool(problem.budget.widths)
+        matrices = {} if fixed else grams(problem, groups=groups, positions=self.positions)
+        return allocated(problem, greedy_chooser(matrices), self.rates, self.kept)
+
+    def _reads(self, size: int) -> int:
+        """How many channels of a sum a sampled layer reads."""
+        return max(1, round(self.sampled * size))
+
+    def _narrow(
+        self, problem: Problem, group: str, layers: Sequence[Moments], start: Start, width: int
+    ) -> tuple[Start, dict[str, Any]]:
+        """A group at its width, and all that reads it refitted; with its figures."""
+        graph, variables = problem.graph, start.variables
+        chosen, penalty = self.select(layers, width, float(start.penalty))
+        before, after, left = [], [], []
+        for one in layers:
+            if not one.consumer.kernel_shape:
+                continue  # a sum over the channels has no kernel to refit
+            fit = least_squares(one, chosen)
+            variables = refitted(graph, variables, group, one, chosen, fit)
+            before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
+            after.append(error(one, chosen, fit.kernel))
+            left.append(unplaced(one, fit))
+        mask = np.zeros(graph.groups[group].size, np.float32)
+        mask[chosen] = 1
+        masks = {**start.masks, group: jnp.asarray(mask)}
+        row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
+        return Start(variables, masks, start.samplers, np.asarray(penalty)), row
+
+    def _sample(
+        self, problem: Problem, branch: Branch, layers: Sequence[Moments], start: Start
+    ) -> tuple[Start, dict[str, Any]]:
+        """The first layer of a branch over what it still reads of the sum; with its figures."""
+        (layer,) = (one for one in layers if one.consumer.name == branch.kernel)
+        keep = self._reads(problem.graph.groups[branch.reads].size)
+        parts = [layer] if self.sampler == "channels" else filters_of(layer)
+        choices, fits, penalty = [], [], float(start.penalty)
+        before, after, left = [], [], []
+        for one in parts:
+            chosen, penalty = self.select([one], keep, penalty)
+            fit = least_squares(one, chosen)
+            choices, fits = [*choices, chosen], [*fits, fit]
+            before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
+            after.append(error(one, chosen, fit.kernel))
+            left.append(unplaced(one, fit))
+        variables, kept = fitted(problem.at(start.variables), branch, layer, choices, fits)
+        samplers = {**start.samplers, branch.kernel: jnp.asarray(kept, jnp.float32)}
+        row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
+        return Start(variables, start.masks, samplers, np.asarray(penalty)), row
 
     def select(
         self, layers: Sequence[Moments], keep: int, penalty: float

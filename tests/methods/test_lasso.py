@@ -153,3 +153,77 @@ def test_bad_settings_are_named():
         Lasso(tolerance=-1)
     with pytest.raises(ValueError, match="positions must be at least 1"):
         Lasso(positions=0)
+
+
+def branched(p, x):
+    """Two residual blocks on one sum."""
+    x = jax.nn.relu(conv(x, p["a"]))
+    for i in (1, 2):
+        y = jax.nn.relu(conv(x, p[f"first{i}"]) + p[f"first{i}_bias"][None, None, None])
+        x = jax.nn.relu(x + conv(y, p[f"last{i}"]) + p[f"last{i}_bias"][None, None, None])
+    return x.mean((1, 2)) @ p["out"]
+
+
+@pytest.fixture(scope="module")
+def residual_network():
+    rng = np.random.default_rng(1)
+
+    def drawn(*shape):
+        return jnp.asarray(np.sqrt(2 / np.prod(shape[:-1])) * rng.normal(size=shape), jnp.float32)
+
+    p = {"a": drawn(3, 3, 3, 12), "out": drawn(12, 4)}
+    for i in (1, 2):
+        p |= {f"first{i}": drawn(3, 3, 12, 16), f"first{i}_bias": 0.1 * drawn(16)}
+        p |= {f"last{i}": drawn(3, 3, 16, 12), f"last{i}_bias": 0.1 * drawn(12)}
+    images = jnp.asarray(rng.normal(size=(48, 6, 6, 3)), jnp.float32)
+    return p, images, jp.trace(branched, p, images[:1])
+
+
+@pytest.mark.parametrize("sampler", ["channels", "filters"])
+def test_the_first_layers_of_branches_read_a_part_of_the_sum(residual_network, sampler):
+    p, images, graph = residual_network
+    budget = jp.Budget("macs/3", groups="inner")
+    batch = (images, jnp.arange(48) % 4)
+    problem = jp.Problem(graph, branched, p, [batch], budget)
+    found = Lasso(positions=None, sampler=sampler, rates="proportional").prune(problem)
+    assert set(found.blocks) == {"first1", "first2"}
+    pruned = graph.slice(found.variables, found.masks, found.blocks)
+    widths = graph.widths(found.masks)
+    assert widths["a[3]"] == 12 and widths["first1[3]"] < 16
+    for name, blocks in found.blocks.items():
+        read = np.broadcast_to(blocks.kept, (1, 1, 12, widths[f"{name}[3]"]) if sampler
+                               == "filters" else (3, 3, 12, 1)).any((0, 1))  # fmt: skip
+        assert (read.sum(0) == 6).all()
+        if sampler == "filters":
+            assert len(np.unique(read, axis=1).T) > 1
+    whole = graph.cost()
+    assert whole.macs / 3.3 < graph.cost(found.masks, pruned.kept()).macs <= whole.macs / 3
+    small = pruned.wrap(branched)
+    if sampler == "channels":
+        assert jp.cost(small, pruned.variables, images).macs <= 48 * whole.macs / 3
+    out = graph.masked(branched)(found.variables, found.masks, images)
+    np.testing.assert_allclose(small(pruned.variables, images), out, rtol=1e-4, atol=1e-5)
+    for name in found.blocks:
+        assert found.figures["error_refitted"][name] < found.figures["error"][name]
+
+
+def test_filters_that_read_channels_of_their_own_lose_less(residual_network):
+    """He et al. 2017 report it of the filter-wise alternative, before a fine-tune."""
+    p, images, graph = residual_network
+    widths = {name: group.size for name, group in graph.groups.items()}
+    problem = jp.Problem(graph, branched, p, [images], jp.Budget(widths=widths))
+    left = {
+        sampler: Lasso(positions=None, sampler=sampler).prune(problem).figures["error_refitted"]
+        for sampler in ("channels", "filters")
+    }
+    assert left["filters"]["first1"] < left["channels"]["first1"]
+
+
+def test_a_sampler_needs_a_sum_that_stays_whole(residual_network):
+    *_, graph = residual_network
+    with pytest.raises(ValueError, match="groups='inner'"):
+        Lasso(sampler="channels").require(graph, jp.Budget("macs/2"))
+    with pytest.raises(ValueError, match="sampler: 'some', must be one of"):
+        Lasso(sampler="some")
+    with pytest.raises(ValueError, match="sampled must be a fraction"):
+        Lasso(sampled=0)
