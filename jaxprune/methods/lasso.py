@@ -41,6 +41,7 @@ import numpy as np
 
 from jaxprune.budget import Budget, Curves
 from jaxprune.budget.targets import CostModel
+from jaxprune.graph import ChannelGraph
 from jaxprune.methods.sampler import (
     Branch,
     Sampler,
@@ -50,11 +51,10 @@ from jaxprune.methods.sampler import (
     filters_of,
     fitted,
     ones,
-    require_branches,
 )
 from jaxprune.methods.widths import Rates, allocated, greedy_chooser
 from jaxprune.problem import Method, Problem, Selection
-from jaxprune.reconstruction import least_squares, refitted, unplaced
+from jaxprune.reconstruction import Fit, least_squares, refitted, unplaced
 from jaxprune.statistics import grams
 from jaxprune.statistics.moments import Moments, moments, responses
 from jaxprune.statistics.outlets import outlets
@@ -125,7 +125,8 @@ class Lasso(Method):
         """
         super().require(model, budget)
         if self.sampler != "none":
-            require_branches(model, budget)
+            assert isinstance(model, ChannelGraph)
+            branches(model, budget)
 
     def prune(self, problem: Problem) -> Selection:
         """Layer by layer: moments, LASSO, least squares.
@@ -137,7 +138,7 @@ class Lasso(Method):
         graph = problem.graph
         found = branches(graph, problem.budget) if self.sampler != "none" else []
         widths, curves = self._widths(problem, found)
-        narrowed = [name for name in problem.prunable() if widths[name] < graph.groups[name].size]
+        narrowed = [name for name, group in graph.groups.items() if widths[name] < group.size]
         turns = sorted(
             [*map(Layer, narrowed), *(Layer(branch.writes, branch) for branch in found)],
             key=lambda turn: (graph.names.index(turn.group), turn.branch is None),
@@ -200,20 +201,18 @@ class Lasso(Method):
         """A group at its width, and all that reads it refitted; with its figures."""
         graph, variables = problem.graph, start.variables
         chosen, penalty = self.select(layers, width, float(start.penalty))
-        before, after, left = [], [], []
-        for one in layers:
-            if not one.consumer.kernel_shape:
-                continue  # a sum over the channels has no kernel to refit
-            fit = least_squares(one, chosen)
+        fits = [
+            (one, chosen, least_squares(one, chosen))
+            for one in layers
+            if one.consumer.kernel_shape  # a sum over the channels has no kernel to refit
+        ]
+        for one, _, fit in fits:
             variables = refitted(graph, variables, group, one, chosen, fit)
-            before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
-            after.append(error(one, chosen, fit.kernel))
-            left.append(unplaced(one, fit))
         mask = np.zeros(graph.groups[group].size, np.float32)
         mask[chosen] = 1
         masks = {**start.masks, group: jnp.asarray(mask)}
-        row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
-        return Start(variables, masks, start.samplers, np.asarray(penalty)), row
+        start = Start(variables, masks, start.samplers, np.asarray(penalty))
+        return start, {"penalty": penalty, **losses(fits)}
 
     def _sample(
         self, problem: Problem, branch: Branch, layers: Sequence[Moments], start: Start
@@ -221,20 +220,15 @@ class Lasso(Method):
         """The first layer of a branch over what it still reads of the sum; with its figures."""
         (layer,) = (one for one in layers if one.consumer.name == branch.kernel)
         keep = self._reads(problem.graph.groups[branch.reads].size)
-        parts = [layer] if self.sampler == "channels" else filters_of(layer)
-        choices, fits, penalty = [], [], float(start.penalty)
-        before, after, left = [], [], []
-        for one in parts:
+        fits, penalty = [], float(start.penalty)
+        for one in [layer] if self.sampler == "channels" else filters_of(layer):
             chosen, penalty = self.select([one], keep, penalty)
-            fit = least_squares(one, chosen)
-            choices, fits = [*choices, chosen], [*fits, fit]
-            before.append(error(one, chosen, one.kernel[one.rows(chosen)]))
-            after.append(error(one, chosen, fit.kernel))
-            left.append(unplaced(one, fit))
-        variables, kept = fitted(problem.at(start.variables), branch, layer, choices, fits)
+            fits.append((one, chosen, least_squares(one, chosen)))
+        _, choices, each = zip(*fits, strict=True)
+        variables, kept = fitted(problem.at(start.variables), branch, layer, choices, each)
         samplers = {**start.samplers, branch.kernel: jnp.asarray(kept, jnp.float32)}
-        row = {"penalty": penalty, "error": before, "error_refitted": after, "left": left}
-        return Start(variables, start.masks, samplers, np.asarray(penalty)), row
+        start = Start(variables, start.masks, samplers, np.asarray(penalty))
+        return start, {"penalty": penalty, **losses(fits)}
 
     def select(
         self, layers: Sequence[Moments], keep: int, penalty: float
@@ -357,6 +351,15 @@ def _refit(layer: Moments, kept: np.ndarray) -> np.ndarray:
     )  # fmt: skip
     factor = np.where(after > 0, before / np.where(after > 0, after, 1), 0)
     return fitted * np.repeat(factor, layer.taps)[:, None]
+
+
+def losses(fits: Sequence[tuple[Moments, np.ndarray, Fit]]) -> dict[str, list[float]]:
+    """Of fits over kept units: the errors before and after, and what of a shift is left over."""
+    return {
+        "error": [error(one, kept, one.kernel[one.rows(kept)]) for one, kept, _ in fits],
+        "error_refitted": [error(one, kept, fit.kernel) for one, kept, fit in fits],
+        "left": [unplaced(one, fit) for one, _, fit in fits],
+    }
 
 
 def error(layer: Moments, kept: np.ndarray, kernel: np.ndarray) -> float:

@@ -11,14 +11,13 @@ Both are structure of one kernel: blocks that span all filters, or one filter ea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.budget import Budget
-from jaxprune.budget.targets import CostModel
 from jaxprune.graph import ChannelGraph, paths
 from jaxprune.kernels.blocks import Blocks
 from jaxprune.problem import Problem
@@ -65,7 +64,11 @@ class Branch(NamedTuple):
 
 
 def branches(graph: ChannelGraph, budget: Budget) -> list[Branch]:
-    """The layers from a sum that the budget leaves whole to a group that is no sum, in order."""
+    """The layers from a sum that the budget leaves whole to a group that is no sum, in order.
+
+    Raises:
+      ValueError: there are none.
+    """
     narrowed = set(budget.prunable(graph))
     whole = [n for n, group in graph.groups.items() if group.summed and n not in narrowed]
     found = []
@@ -81,6 +84,11 @@ def branches(graph: ChannelGraph, budget: Budget) -> list[Branch]:
                 found.append(
                     Branch(kernel, reads, writes, member.axis, written[kernel], tuple(shape))
                 )
+    if not found:
+        raise ValueError(
+            "sampler: no layer of this network reads a residual sum that stays whole; give "
+            "Budget(groups='inner') (--budget.groups inner), or leave the sampler out"
+        )
     return found
 
 
@@ -98,20 +106,6 @@ def beside(
     )
 
 
-def require_branches(model: CostModel, budget: Budget) -> None:
-    """Refuses a network in which nothing can be sampled.
-
-    Raises:
-      ValueError: no layer leads from a sum that stays whole to a group of its own.
-    """
-    assert isinstance(model, ChannelGraph)
-    if not branches(model, budget):
-        raise ValueError(
-            "sampler: no layer of this network reads a residual sum that stays whole; give "
-            "Budget(groups='inner') (--budget.groups inner), or leave the sampler out"
-        )
-
-
 def filters_of(layer: Moments) -> list[Moments]:
     """The moments of each filter by itself."""
     found = []
@@ -125,7 +119,11 @@ def filters_of(layer: Moments) -> list[Moments]:
 
 
 def fitted(
-    problem: Problem, branch: Branch, layer: Moments, choices: list[np.ndarray], fits: list[Fit]
+    problem: Problem,
+    branch: Branch,
+    layer: Moments,
+    choices: Sequence[np.ndarray],
+    fits: Sequence[Fit],
 ) -> tuple[Any, np.ndarray]:
     """The variables with a branch's kernel refitted over what it reads, and which blocks these are.
 
