@@ -114,7 +114,8 @@ def test_the_gated_network_is_the_one_with_blocks_written_into_it(case):
         network.eval({"params": both}, x), forward({"params": params}, x, blocks=blocks), rtol=1e-4
     )
     for a, b in zip(*(jax.tree.leaves(jax.grad(f)(both)) for f in (own, hand)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        # A bias in front of a normalisation has none but for rounding.
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_importances_are_the_mean_gates_over_all_samples(case):
