@@ -164,7 +164,7 @@ class Lasso(Method):
                 figures[name][i] = np.mean(value) if np.size(value) else 0.0
             return start, figures
 
-        full, whole = graph.full_masks(), ones(found, self.sampler)
+        full, whole = graph.full_masks(), ones(found)
         first_start = Start(problem.variables, full, whole, np.asarray(1e-3))
         end, rows = problem.run.loop("layers", layer, (first_start, figures), len(turns))
         names = [turn.name for turn in turns]

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxprune.budget import Budget
 from jaxprune.graph import ChannelGraph, paths
+from jaxprune.graph.groups import Group, Member
 from jaxprune.kernels.blocks import Blocks
 from jaxprune.problem import Problem
 from jaxprune.reconstruction import Fit, refitted
@@ -34,33 +35,15 @@ class Branch(NamedTuple):
       kernel: its path.
       reads: the group of sums that it reads.
       writes: the group of its own filters.
-      axis: of the kernel, on which it reads.
-      filters: the axis on which its filters lie.
+      filters: the axis of the kernel on which its filters lie.
       shape: of the kernel.
     """
 
     kernel: str
     reads: str
     writes: str
-    axis: int
     filters: int
     shape: tuple[int, ...]
-
-    @property
-    def channels(self) -> int:
-        """How many channels it reads."""
-        return self.shape[self.axis]
-
-    def sides(self, kind: Sampler) -> tuple[int, ...]:
-        """Of its blocks."""
-        taps, filters = (1, 0) if kind == "channels" else (0, 1)
-        own = {self.axis: 1, self.filters: filters}
-        return tuple(own.get(axis, taps) for axis in range(len(self.shape)))
-
-    def grid(self, kind: Sampler) -> tuple[int, ...]:
-        """How many blocks there are along each axis."""
-        sides = self.sides(kind)
-        return tuple(n if side else 1 for n, side in zip(self.shape, sides, strict=True))
 
 
 def branches(graph: ChannelGraph, budget: Budget) -> list[Branch]:
@@ -70,20 +53,20 @@ def branches(graph: ChannelGraph, budget: Budget) -> list[Branch]:
       ValueError: there are none.
     """
     narrowed = set(budget.prunable(graph))
-    whole = [n for n, group in graph.groups.items() if group.summed and n not in narrowed]
+    members: dict[tuple[str, str], list[tuple[Group, Member]]] = {}
+    for group in graph.groups.values():
+        for member in group.members:
+            members.setdefault((member.path, member.role), []).append((group, member))
     found = []
-    for writes, group in graph.groups.items():
-        written = {m.path: m.axis for m in group.members if m.role == "writes"}
-        for kernel in () if group.summed else group.writers:
-            read = [(n, m) for n in graph.groups for m in graph.groups[n].members
-                    if m.path == kernel and m.role == "reads"]  # fmt: skip
-            if len(read) != 1 or read[0][0] not in whole or kernel not in written:
-                continue
-            (reads, member), shape = read[0], graph.shapes[kernel]
-            if member.positions.size == shape[member.axis] and member.axis != written[kernel]:
-                found.append(
-                    Branch(kernel, reads, writes, member.axis, written[kernel], tuple(shape))
-                )
+    for group in graph.groups.values():
+        for kernel in group.writers:
+            written, read = (members.get((kernel, role), []) for role in ("writes", "reads"))
+            if len(written) != 1 or len(read) != 1 or group.summed:
+                continue  # attention's projections write two groups, of heads and of their width
+            own, (source, member), shape = written[0][1], read[0], graph.shapes[kernel]
+            whole = source.summed and source.name not in narrowed
+            if whole and member.positions.size == shape[member.axis] and member.axis != own.axis:
+                found.append(Branch(kernel, source.name, group.name, own.axis, tuple(shape)))
     if not found:
         raise ValueError(
             "sampler: no layer of this network reads a residual sum that stays whole; give "
@@ -125,7 +108,7 @@ def fitted(
     choices: Sequence[np.ndarray],
     fits: Sequence[Fit],
 ) -> tuple[Any, np.ndarray]:
-    """The variables with a branch's kernel refitted over what it reads, and which blocks these are.
+    """The variables with a branch's kernel refitted over what it reads, and where: of its shape.
 
     Args:
       problem: with the variables as they are.
@@ -140,30 +123,35 @@ def fitted(
     for column, chosen, fit in zip(columns, choices, fits, strict=True):
         kernel[layer.rows(chosen), column] = fit.kernel
         mask[layer.rows(chosen), column] = 1
-    shift, left = (np.concatenate([getattr(f, name) for f in fits]) for name in ("shift", "left"))
-    units = np.arange(len(kernel) // layer.taps)
+    units, nothing = np.arange(len(kernel) // layer.taps), np.zeros(outputs)
     place = problem.graph, problem.variables, branch.reads, layer, units
-    nothing = np.zeros(outputs)
-    marked = refitted(*place, Fit(mask, nothing, nothing))
-    kept = np.asarray(dict(paths.leaves(marked))[branch.kernel]) != 0
-    kind: Sampler = "channels" if len(fits) == 1 else "filters"
-    whole = tuple(a for a, n in enumerate(branch.grid(kind)) if n == 1)
-    return refitted(*place, Fit(kernel, shift, left)), kept.any(whole, keepdims=True)
+    marked = dict(paths.leaves(refitted(*place, Fit(mask, nothing, nothing))))[branch.kernel]
+    shift = np.concatenate([fit.shift for fit in fits])
+    return refitted(*place, Fit(kernel, shift, nothing)), np.asarray(marked) != 0
 
 
 def blocks(
-    branch: Branch, kind: Sampler, kept: Any, masks: Mapping[str, Any], graph: ChannelGraph
+    branch: Branch, kind: Sampler, read: Any, masks: Mapping[str, Any], graph: ChannelGraph
 ) -> Blocks:
-    """Those of a branch's kernel, as the masks leave it."""
-    kept = np.asarray(kept) > 0
-    if kind == "filters":
-        members = graph.groups[branch.writes].members
-        (member,) = (m for m in members if m.path == branch.kernel and m.role == "writes")
-        stays = np.sort(member.positions[np.asarray(masks[branch.writes]) > 0].ravel())
-        kept = np.take(kept, stays, branch.filters)
-    return Blocks(branch.sides(kind), kept)
+    """Those of a branch's kernel, as the masks leave it.
+
+    Args:
+      branch: whose kernel.
+      kind: of the sampler.
+      read: which entries it reads with, of its shape.
+      masks: of the groups.
+      graph: of the network.
+    """
+    kept = np.asarray(read, bool)
+    if kind == "channels":
+        sides = tuple(0 if axis == branch.filters else 1 for axis in range(kept.ndim))
+        return Blocks(sides, np.any(kept, axis=branch.filters, keepdims=True))
+    members = graph.groups[branch.writes].members
+    (member,) = (m for m in members if m.path == branch.kernel and m.role == "writes")
+    stays = np.sort(member.positions[np.asarray(masks[branch.writes]) > 0].ravel())
+    return Blocks((1,) * kept.ndim, np.take(kept, stays, branch.filters))
 
 
-def ones(found: list[Branch], kind: Sampler) -> dict[str, Any]:
-    """By kernel the blocks of what reads all."""
-    return {branch.kernel: jnp.ones(branch.grid(kind), jnp.float32) for branch in found}
+def ones(found: list[Branch]) -> dict[str, Any]:
+    """By kernel that all of its entries read."""
+    return {branch.kernel: jnp.ones(branch.shape, jnp.float32) for branch in found}
